@@ -26,7 +26,7 @@ from neuron_lib.harness import ProgressReporter
 from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
-from neuron_lib.llamacpp.supervisor import supervise
+from neuron_lib.supervision.supervisor import supervise
 from neuron_lib.types import ContextParams, ModelSpec
 from neuron_service.http.listening import bind
 from neuron_service.server import serve

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
-from neuron_lib.config import ModelEntry, Section
+from neuron_lib.config import ModelEntry, Section, StoreSettings
 from neuron_lib.harness import Harness
 from neuron_lib.sockets import SocketReader, read_socket
 from neuron_lib.types import ModelSpec
@@ -27,7 +27,8 @@ class HarnessSetup:
     `environ` has the tokens of hubs. `max_prompt_tokens` bounds every prompt of the host. With `ends_with_thread` the
     kernel may end child processes with the thread that started them, because that thread is the process's main thread.
     `read` reads the sockets of child processes. `host_limit_bytes` says how much of the host's memory all models may
-    take together, None for all that is free.
+    take together, None for all that is free. `store` says where model files come from, for a backend whose own table
+    does not: it is that of the first backend that fetches models. None where there is none.
     """
 
     models: tuple[ModelEntry, ...]
@@ -37,6 +38,7 @@ class HarnessSetup:
     ends_with_thread: bool
     read: SocketReader = read_socket
     host_limit_bytes: Callable[[], int | None] = lambda: None
+    store: StoreSettings | None = None
 
 
 def _check_nothing(_spec: ModelSpec) -> None:
@@ -47,9 +49,9 @@ def _check_nothing(_spec: ModelSpec) -> None:
 class Backend(Section[S], Generic[S]):
     """One kind of harness that a service can offer, as its package describes it. Importing the description is cheap.
 
-    `make` makes the harness from its table and the host's setup. It may block and import much, and is called in a
-    worker thread. `check_spec` raises `LoadFailed` for a model that this backend could load on no host; it looks at the
-    spec alone.
+    `make` makes a harness from its table, or from one of its `[[harnesses]]` entries if the backend `has_many`, and
+    from the host's setup. It may block and import much, and is called in a worker thread. `check_spec` raises
+    `LoadFailed` for a model that this backend could load on no host; it looks at the spec alone.
     """
 
     make: Callable[[S, HarnessSetup], Harness]

@@ -29,6 +29,7 @@ __all__ = (
     "PlanningHarness",
     "ProgressReporter",
     "Reply",
+    "SelectiveHarness",
 )
 
 ProgressReporter: TypeAlias = Callable[[LoadProgress], None]
@@ -164,5 +165,22 @@ class PlanningHarness(Harness, Protocol):
         """The bytes by the name of the device: "cpu", "gpu0", "gpu1" and so on. Empty if that cannot be said.
 
         Raises `LoadFailed` for a spec that cannot be loaded, and `SourceUnavailable`.
+        """
+        ...
+
+
+@runtime_checkable
+class SelectiveHarness(Harness, Protocol):
+    """A `Harness` that says which models it can load. On a host with several harnesses a load may then name none."""
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats of files that it loads, such as "gguf", for people."""
+        ...
+
+    async def takes(self, spec: ModelSpec) -> bool:
+        """Whether the files of the model are of one of the formats. Asks a hub if no file is here.
+
+        Raises `LoadFailed` for a model that nothing can load, and `SourceUnavailable`.
         """
         ...

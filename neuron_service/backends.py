@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from neuron_lib.backend import Backend
 from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.logs import get_logger
+from neuron_lib.process.backend import PROCESS
 from neuron_lib.shown import brief
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ GROUP: Final = "neuron.harnesses"
 
 
 def offered(
-    plugins: "Iterable[EntryPoint]", *, own: tuple[Backend[Any], ...] = (LLAMACPP,)
+    plugins: "Iterable[EntryPoint]", *, own: tuple[Backend[Any], ...] = (LLAMACPP, PROCESS)
 ) -> tuple[Backend[Any], ...]:
     """The backends in `own`, and then those that `plugins` lead to, by the names of the entry points.
 

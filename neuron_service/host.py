@@ -142,9 +142,9 @@ class Host:
             raise NoHarness
 
     def require_choice_of_harness(self, spec: ModelSpec) -> None:
-        """Raises `InvalidRequest` for a load that names no harness on a host with several."""
+        """Raises `InvalidRequest` for a load that names no harness on a host that cannot choose one."""
         names = self.registry.harness_names or self.harnesses
-        if spec.harness is None and len(names) > 1:
+        if spec.harness is None and not self.registry.can_choose_harness:
             text = f"harness: this host has {', '.join(names)}, so a load must name one of them"
             raise InvalidRequest(text, param="harness", summary=text)
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from neuron_lib.backend import Backend, HarnessSetup
-from neuron_lib.config import Config
+from neuron_lib.config import Config, store_settings
 from neuron_lib.harness import Harness
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.types import public_id
@@ -100,12 +100,20 @@ async def make_harnesses(
         ends_with_thread=True,
         read=read_socket,
         host_limit_bytes=lambda: host_memory_bytes(config.residency.memory_mb) if host.registry.makes_room else None,
+        store=next(iter(store_settings(config).values()), None),
     )
-    return [
-        (await anyio.to_thread.run_sync(backend.make, backend.of(config), setup), backend.aliases)
+    offers = [
+        (await anyio.to_thread.run_sync(backend.make, table, setup), backend.aliases)
         for backend in backends
-        if backend.name in host.harnesses
+        for table in (backend.entries(config) if backend.has_many else (backend.of(config),))
+        if backend.has_many or backend.name in host.harnesses
     ]
+    return sorted(offers, key=lambda offer: _rank(offer[0].name, host.harnesses))
+
+
+def _rank(name: str, names: Sequence[str]) -> int:
+    """The place of a harness among those of the configuration, where the first one that takes a model gets it."""
+    return names.index(name) if name in names else len(names)
 
 
 def endpoint_url(config: Config, sock: socket.socket) -> str:

@@ -9,8 +9,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ("chosen_variables", "own_modules")
+__all__ = ("DEVICE_PREFIXES", "chosen_variables", "own_modules")
 
+DEVICE_PREFIXES: Final = ("CUDA_", "NVIDIA_", "HIP_", "HSA_", "ROCR_", "ONEAPI_", "SYCL_", "ZE_", "VK_", "OMP_")
+"""What variables for the software of GPUs and of threads begin with."""
 _NAMES: Final = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH"})
 _PREFIX: Final = "LC_"
 _SECRET_WORDS: Final = ("KEY", "TOKEN", "SECRET", "PASS")

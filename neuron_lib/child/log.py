@@ -1,6 +1,7 @@
 """Turns the lines that a child process writes into log records of this process."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -27,7 +28,8 @@ class ChildLog:
     Processes of this library write the lines of `child.lines`. Every other line is *loose*: native code or the
     interpreter wrote it without the child's logger. A loose line gets `loose_level`. Each record has the `fields`.
     `clean` takes secrets out of a line, before the line is cut to `longest_line` characters. `death_marks` are words
-    that native code writes when it ends the process.
+    that native code writes when it ends the process. `admits` is asked before each record is logged: a line that it
+    refuses is remembered and not logged.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class ChildLog:
         longest_line: int = 8192,
         loose_level: int = logging.WARNING,
         death_marks: tuple[str, ...] = (),
+        admits: Callable[[], bool] = lambda: True,
     ) -> None:
         self.last_line: str | None = None
         """The last line that is not blank, of any level."""
@@ -53,7 +56,9 @@ class ChildLog:
         self._longest_line: Final = longest_line
         self._loose_level: Final = loose_level
         self._death_marks: Final = death_marks
+        self._admits: Final = admits
         self._is_loading = True
+        self._tail: deque[str] = deque(maxlen=_MOST_LOOSE_LINES)
         self._loose: list[str] = []  # while loading; of a traceback only the error
 
     def words_before(self, returncode: int | None) -> str | None:
@@ -65,6 +70,11 @@ class ChildLog:
         if self.last_words is None and returncode is not None and returncode > 0:
             return " ".join(self._loose)[:_LONGEST_COMPLAINT] or None
         return self.last_words
+
+    @property
+    def tail(self) -> str:
+        """The last lines of any kind, in one text."""
+        return " | ".join(self._tail)[-_LONGEST_COMPLAINT:]
 
     @property
     def tells_of_no_thread(self) -> bool:
@@ -95,11 +105,14 @@ class ChildLog:
         if not message.strip():
             return
         self._note(level, message)
+        if not self._admits():
+            return
         fields = self._fields | {"request_id": request_id} if request_id else self._fields
         self._logger.log(self._loose_level if level is None else level, "%s", message, extra=fields)
 
     def _note(self, level: int | None, message: str) -> None:
         self.last_line = message.strip()
+        self._tail.append(self.last_line)
         if level is None:
             self._note_loose(message)
         is_grave = (level or 0) >= logging.ERROR or any(mark in message for mark in self._death_marks)

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
+from types import GenericAlias, MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -19,6 +19,7 @@ from neuron_lib.config.values import Endpoint
 from neuron_lib.config.variables import PREFIX, find_mistyped
 from neuron_lib.config.words import convert, explain, in_words, type_at
 from neuron_lib.errors import ConfigError
+from neuron_lib.shown import clip
 from neuron_lib.types import HUB_SCHEME, ModelSpec
 
 __all__ = ("Section", "file_struct", "hub_endpoint", "load_config", "load_config_with_origins")
@@ -36,6 +37,9 @@ class Section(Generic[S]):
     name may stand. `older_keys` says how keys below the table were called in earlier files, and their names now; they
     are renamed in this order. `idle_keys` are keys of earlier files that have no meaning here: they are accepted, and
     named in one warning. A key below another one is written with a dot.
+
+    With `has_many` a host may have several harnesses of the backend: one for each `[[harnesses]]` entry with
+    `kind = NAME`. Then there is no table. `struct`, which is made of `HarnessEntry`, is that of such an entry.
     """
 
     name: str
@@ -43,15 +47,20 @@ class Section(Generic[S]):
     aliases: tuple[str, ...] = ()
     older_keys: Mapping[str, str] = field(default_factory=dict)
     idle_keys: tuple[str, ...] = ()
+    has_many: bool = False
 
     def answers_to(self, name: str) -> bool:
         """Whether `name` means this backend."""
         return name == self.name or name in self.aliases
 
     def of(self, config: Config) -> S:
-        """This backend's table in `config`; the defaults where a program gave none."""
+        """This backend's table in `config`; the defaults where a program gave none. Not for one that `has_many`."""
         table: S | None = config.harness.get(self.name)
         return self.struct() if table is None else table
+
+    def entries(self, config: Config) -> tuple[S, ...]:
+        """The `[[harnesses]]` entries of a backend that `has_many`."""
+        return tuple(entry for entry in config.harnesses if isinstance(entry, self.struct)) if self.has_many else ()
 
 
 class _DefaultModel(ModelSpec, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,9 +142,11 @@ def hub_endpoint(environ: Mapping[str, str]) -> str:
 def _doubts(config: Config, sections: Sequence[Section[Any]]) -> Iterator[tuple[str, str]]:
     """Values that can never be used and do not stop the rest from working, by their places."""
     for index, entry in enumerate(config.harnesses):
-        if not any(section.answers_to(entry.name) for section in sections):
-            known = ", ".join(sorted(name for section in sections for name in (section.name, *section.aliases)))
-            yield f"harnesses[{index}].name", f"unknown harness {entry.name!r}; known: {known}"
+        if entry.kind is None and not any(section.answers_to(entry.name) for section in _single(sections)):
+            known = ", ".join(sorted(name for section in _single(sections) for name in _names(section)))
+            kinds = [section.name for section in sections if section.answers_to(entry.name)]
+            text = f"{kinds[0]!r} is a kind: name the harness and say `kind = {kinds[0]!r}`" if kinds else ""
+            yield f"harnesses[{index}].name", text or f"unknown harness {entry.name!r}; known: {known}"
     for key in ("memory_mb", "min_resident_secs", "cool_down_secs", "exclusive"):
         if not config.residency.on_demand and getattr(config.residency, key) != getattr(ResidencyConfig(), key):
             yield f"residency.{key}", "this key means nothing without `on_demand = true`"
@@ -146,9 +157,24 @@ def _doubts(config: Config, sections: Sequence[Section[Any]]) -> Iterator[tuple[
 
 
 def _known_harnesses(entries: Sequence[HarnessEntry], sections: Sequence[Section[Any]]) -> tuple[HarnessEntry, ...]:
-    """The entries that mean a backend, each once and by the backend's own name."""
-    names = (section.name for entry in entries for section in sections if section.answers_to(entry.name))
-    return tuple(map(HarnessEntry, dict.fromkeys(names)))
+    """The entries that mean a backend, each once and, of a backend with one harness, by the backend's own name."""
+    found: dict[str, HarnessEntry] = {}
+    for entry in entries:
+        for section in sections:
+            if section.has_many and isinstance(entry, section.struct):
+                found.setdefault(entry.name, entry)
+            elif not section.has_many and section.answers_to(entry.kind or entry.name):
+                found.setdefault(section.name, HarnessEntry(section.name))
+    return tuple(found.values())
+
+
+def _single(sections: Sequence[Section[Any]]) -> list[Section[Any]]:
+    """The backends with a table and one harness."""
+    return [section for section in sections if not section.has_many]
+
+
+def _names(section: Section[Any]) -> tuple[str, ...]:
+    return section.name, *section.aliases
 
 
 def _with_harness(specs: Sequence[ModelSpec], harnesses: Sequence[HarnessEntry]) -> tuple[ModelSpec, ...]:
@@ -172,19 +198,30 @@ def _older_names(sections: Sequence[Section[Any]]) -> dict[tuple[str, ...], str]
 # ------------------------------------------------------------------------------------------------------ file to Config
 
 
-def file_struct(sections: Sequence[Section[Any]]) -> type[Struct]:
-    """The type that a whole file is read as: `Config`, with a field below `harness` for each section.
+def file_struct(
+    sections: Sequence[Section[Any]], *, entries: Sequence[type[HarnessEntry]] | None = None
+) -> type[Struct]:
+    """The type that a whole file is read as: `Config`, with a field below `harness` for each section with a table.
 
-    It takes no unknown keys.
+    It takes no unknown keys. `entries` are the types of the `[[harnesses]]` entries, where these are known.
     """
     tables = msgspec.defstruct(
         "Tables",
-        [(section.name, section.struct, msgspec.field(default_factory=section.struct)) for section in sections],
+        [
+            (section.name, section.struct, msgspec.field(default_factory=section.struct))
+            for section in _single(sections)
+        ],
         forbid_unknown_fields=True,
     )
+    fields: list[tuple[str, Any, Any]] = [
+        ("harness", tables, msgspec.field(default_factory=tables)),
+        ("default_models", tuple[_DefaultModel, ...], ()),
+    ]
+    if entries:
+        fields.append(("harnesses", GenericAlias(tuple, tuple(entries)), Config().harnesses))
     return msgspec.defstruct(
         "File",
-        [("harness", tables, msgspec.field(default_factory=tables)), ("default_models", tuple[_DefaultModel, ...], ())],
+        fields,
         bases=(Config,),
         namespace={"__post_init__": lambda _file: None},  # `Config` itself is made of it, and checks
     )
@@ -294,17 +331,46 @@ class _Layers:
 
     def build(self, sections: Sequence[Section[Any]]) -> Config:
         """The tree as a `Config`. Raises `ConfigError`."""
+        schema = file_struct(sections, entries=self._entry_types(sections))
         try:
-            file: Any = convert(self.tree, self.schema)
+            file: Any = convert(self.tree, schema)
         except msgspec.ValidationError as error:
-            raise self.error(*explain(error, self.tree, self.schema, spell=self.spell)) from error
+            raise self.error(*explain(error, self.tree, schema, spell=self.spell)) from error
         values = {name: getattr(file, name) for name in Config.__struct_fields__}
         values["default_models"] = tuple(ModelSpec(**asdict(model)) for model in file.default_models)
-        values["harness"] = {section.name: _restricted(getattr(file.harness, section.name)) for section in sections}
+        tables = _single(sections)
+        values["harness"] = {section.name: _restricted(getattr(file.harness, section.name)) for section in tables}
         try:
             return Config(**values)
         except ValueError as error:
             raise self.error("", str(error)) from error
+
+    def _entry_types(self, sections: Sequence[Section[Any]]) -> list[type[HarnessEntry]]:
+        """The type of each `[[harnesses]]` entry, by its kind. Empty where the entries are no tables.
+
+        Raises `ConfigError` for an unknown kind, and for a name that is taken.
+        """
+        entries = self.tree.get("harnesses")
+        if not isinstance(entries, list | tuple) or not all(isinstance(entry, dict) for entry in entries):
+            return []
+        types: list[type[HarnessEntry]] = []
+        taken = {name for section in sections for name in _names(section)}
+        for index, entry in enumerate(entries):
+            kind, name = entry.get("kind"), entry.get("name")
+            section = next((each for each in sections if isinstance(kind, str) and each.answers_to(kind)), None)
+            place = f"harnesses[{index}]"
+            if isinstance(kind, str) and section is None:
+                known = ", ".join(sorted(each.name for each in sections))
+                raise self.error(f"{place}.kind", f"`{place}.kind`: unknown kind {clip(kind)!r}; known: {known}")
+            if section is not None and section.has_many:
+                if name in taken:
+                    raise self.error(f"{place}.name", f"`{place}.name`: the name {clip(str(name))!r} is taken")
+                taken.add(name)
+            elif section is not None and not section.answers_to(str(name)):
+                text = f"a host has one harness of the kind {section.name!r}, and that is its name"
+                raise self.error(f"{place}.name", f"`{place}.name`: {text}")
+            types.append(section.struct if section is not None and section.has_many else HarnessEntry)
+        return types
 
     def _at(self, keys: Sequence[str]) -> Any:
         """The value of the tree at this place. None if there is none."""

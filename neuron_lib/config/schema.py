@@ -59,20 +59,26 @@ _WAIT_ON_DEMAND_S: Final = 240.0
 
 
 class HarnessEntry(Struct, frozen=True, forbid_unknown_fields=True):
-    """One `[[harnesses]]` entry: a backend to offer, by name."""
+    """One `[[harnesses]]` entry: a harness to offer, by name.
+
+    `kind` is the name of the backend that makes the harness. None means the backend that has the harness's own name. A
+    backend of which a host may have several harnesses brings along a struct for its entries, which is made of this one.
+    """
 
     name: str
+    kind: str | None = None
 
 
 class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[[models]]` entry: where a public id `org/name` really comes from, and how to load it.
 
-    A model comes from one place at most: `repo` is `[source:]org/name[:quant]` on a hub, `path` is a GGUF file on this
-    machine, `package` is a file inside an installed Python package (`package/inner/file.gguf`). Without any of them the
-    default source is asked for the id itself. `quant`, `revision` and `n_ctx` (tokens of one request) are used where
-    the load asks for none. `chat_template` is a file with a Jinja template to use instead of the model's own; the file
-    is read when the model loads. `tool_format` is the name of the format of tool calls to use instead of the one that
-    the template asks for.
+    A model comes from one place at most: `repo` is `[source:]org/name[:quant]` on a hub, `path` is a GGUF file, or the
+    folder of a model in another format, on this machine, `package` is a file inside an installed Python package
+    (`package/inner/file.gguf`). Without any of them the default source is asked for the id itself. `quant`, `revision`
+    and `n_ctx` (tokens of one request) are used where the load asks for none. `chat_template` is a file with a Jinja
+    template to use instead of the model's own; the file is read when the model loads. `tool_format` is the name of the
+    format of tool calls to use instead of the one that the template asks for. `harness` is the one to load the model
+    with where a load names none.
 
     `devices` are GPU indices for a load on demand, as in `ModelSpec`. A model with `pin` is unloaded only if somebody
     asks for that. `idle_ttl_secs` takes the place of the one in `[residency]`; 0 lets the model be idle for ever.
@@ -90,6 +96,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     n_ctx: Tokens | None = None
     chat_template: AnyPath | None = None
     tool_format: Annotated[str, Meta(min_length=1)] | None = None
+    harness: Annotated[str, Meta(min_length=1)] | None = None
     devices: Devices | None = None
     pin: bool = False
     idle_ttl_secs: IdleSeconds | None = None

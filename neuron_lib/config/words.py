@@ -60,8 +60,9 @@ def in_words(problem: str, annotation: Any) -> str:
     of an enumeration.
     """
     problem = (problem[:1].lower() + problem[1:]).replace(" | null`", "`")  # TOML has no null
-    if get_origin(annotation) is Literal:
-        return f"{problem}; expected one of {', '.join(map(repr, get_args(annotation)))}"
+    for part in (annotation, *get_args(annotation)):
+        if get_origin(part) is Literal:
+            return f"{problem}; expected one of {', '.join(map(repr, get_args(part)))}"
     for part in (annotation, *get_args(annotation)):
         for meta in getattr(part, "__metadata__", ()):
             if meta.pattern and meta.description:
@@ -76,10 +77,20 @@ def type_at(annotation: Any, steps: Sequence[str | int]) -> Any:
         if _is_struct(annotation):
             annotation = next((f.type for f in fields(annotation) if f.name == step), None)
         elif parts and step != "" and isinstance(step, int) is (get_origin(parts[0]) is tuple):
-            annotation = get_args(parts[0])[0 if isinstance(step, int) else 1]
+            annotation = _part(parts[0], step)
         else:
             return None
     return annotation
+
+
+def _part(annotation: Any, step: str | int) -> Any:
+    """The type of an item of a tuple or a mapping. None for a place that a tuple of fixed length does not have."""
+    types = get_args(annotation)
+    if not isinstance(step, int):
+        return types[1]
+    if types[-1] is Ellipsis:
+        return types[0]
+    return types[step] if step < len(types) else None
 
 
 def _taken_apart(error: msgspec.ValidationError) -> tuple[str, _Steps, bool]:

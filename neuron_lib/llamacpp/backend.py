@@ -5,13 +5,10 @@ from typing import Final
 from neuron_lib.backend import Backend, HarnessSetup
 from neuron_lib.config import LlamaCppConfig
 from neuron_lib.harness import Harness
-from neuron_lib.llamacpp.placement import device_indices
+from neuron_lib.placement import MORE_THAN_ALL_GPUS, device_indices
 from neuron_lib.types import ModelSpec
 
 __all__ = ("LLAMACPP",)
-
-_MORE_THAN_ALL_GPUS: Final = 1025
-"""How many GPUs a host has is not known here, so no index is too high. A spec names at most index 1023."""
 
 
 def _make(config: LlamaCppConfig, setup: HarnessSetup) -> Harness:
@@ -30,7 +27,7 @@ def _make(config: LlamaCppConfig, setup: HarnessSetup) -> Harness:
 
 
 def _check_spec(spec: ModelSpec) -> None:
-    device_indices(spec, gpu_count=_MORE_THAN_ALL_GPUS)
+    device_indices(spec, gpu_count=MORE_THAN_ALL_GPUS)
 
 
 LLAMACPP: Final = Backend(

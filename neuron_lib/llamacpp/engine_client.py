@@ -10,7 +10,6 @@ from typing import Final, Protocol, assert_never
 
 import anyio
 from anyio.abc import AnyByteReceiveStream, AnyByteSendStream, SocketAttribute
-from msgspec import Struct
 
 from neuron_lib.engine.protocol import (
     Beat,
@@ -45,22 +44,14 @@ from neuron_lib.errors import EngineDead, EngineFailed, InvalidGrammar, InvalidR
 from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
 from neuron_lib.llamacpp.memory_fit import does_not_fit, on_host
 from neuron_lib.sockets import SocketReader, read_socket
+from neuron_lib.supervision.death import Death
+from neuron_lib.supervision.engine import Engine
 from neuron_lib.types import MemoryPlan
 
-__all__ = ("Death", "EngineClient", "Listener", "News")
+__all__ = ("EngineClient", "Listener", "News")
 
 News = Prepared | Tokens | Text | Began | Delta | Done | Vector
 """What is told to the `Listener` of a request, as the engine says it."""
-
-
-class Death(Struct, frozen=True):
-    """How an engine ended: `reason` in words, and the numbers of the `requests` that it said it was working on.
-
-    An engine that was unloaded has worked on none: nobody is to blame for its end.
-    """
-
-    reason: str
-    requests: frozenset[int]
 
 
 class Listener(Protocol):
@@ -75,7 +66,7 @@ class Listener(Protocol):
         ...
 
 
-class EngineClient:
+class EngineClient(Engine):
     """One engine, from its start to its death. Everything that sends only queues, and never waits.
 
     `write_commands` and `read_reports` must run, each in a task, for as long as the engine is used.
@@ -91,12 +82,8 @@ class EngineClient:
         gpus: Sequence[int] = (),
     ) -> None:
         """`read` reads the engine's socket. `gpus` are the host's numbers of the GPUs that the engine sees."""
-        self.model_id: Final = model_id
+        super().__init__(model_id=model_id)
         self.last_beat: Beat | None = None
-        self.death: Death | None = None
-        """Set once, when the engine has ended."""
-        self.on_death: Callable[[Death], object] = lambda _death: None
-        """Called with the death of an engine that was not unloaded, before any `Listener` hears of it."""
         self._watchdog: Final = watchdog
         self._on_progress: Final = on_progress
         self._read: Final = read
@@ -114,7 +101,6 @@ class EngineClient:
         self._begun: dict[int, int] = {}  # replies that have not ended, of requests that have begun, as the engine says
         self._something_to_send = anyio.Event()
         self._settled = anyio.Event()  # ready or dead
-        self._dead = anyio.Event()
 
     def __repr__(self) -> str:
         state = "dead" if self.death else "ready" if self._facts else "loading"
@@ -160,12 +146,6 @@ class EngineClient:
         if planned is not None and planned.is_refused and planned.plan is not None:
             return does_not_fit(planned.plan, model_id=self.model_id)
         return LoadFailed(f"the engine could not load the model: {self.death.reason}", model_id=self.model_id)
-
-    async def wait_dead(self) -> Death:
-        """Wait until the engine ends; returns how."""
-        await self._dead.wait()
-        assert self.death is not None  # set before the event
-        return self.death
 
     # ------------------------------------------------------------------------------------------------------- requests
 
@@ -312,26 +292,13 @@ class EngineClient:
 
     # ------------------------------------------------------------------------------------------------------------ end
 
-    def die(self, reason: str) -> None:
-        """The engine has ended by itself. Tells `on_death` first, then all who listen. The first end counts."""
-        if self.death is None:
-            death = Death(reason, self.at_work)
-            self.on_death(death)
-            self._bury(death)
-
-    def bury(self, reason: str) -> None:
-        """The engine is ended on purpose, which is nobody's fault. Tells all who listen. The first end counts."""
-        if self.death is None:
-            self._bury(Death(reason, frozenset()))
-
-    def _bury(self, death: Death) -> None:
-        self.death = death
+    def tell_of(self, death: Death) -> None:
+        """See `Engine`."""
         listeners, self._listeners = self._listeners, {}
         left, self._left = self._left, {}
         self._unsent.clear()
         self._settled.set()
         self._is_planned.set()
-        self._dead.set()
         for let_go in left.values():
             let_go()
         for listener in listeners.values():

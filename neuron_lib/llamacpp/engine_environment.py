@@ -3,14 +3,11 @@
 from collections.abc import Mapping
 from typing import Final
 
-from neuron_lib.child.environment import chosen_variables, own_modules
+from neuron_lib.child.environment import DEVICE_PREFIXES, chosen_variables, own_modules
 
 __all__ = ("engine_environment",)
 
-_PREFIXES: Final = (
-    *("CUDA_", "NVIDIA_", "HIP_", "HSA_", "ROCR_", "ONEAPI_", "SYCL_", "ZE_", "VK_"),  # of the vendors of GPUs
-    *("GGML_", "LLAMA_", "OMP_", "GOMP_", "KMP_"),
-)
+_PREFIXES: Final = (*DEVICE_PREFIXES, "GGML_", "LLAMA_", "GOMP_", "KMP_")
 
 
 def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -13,16 +13,18 @@ from msgspec import structs
 from neuron_lib import usable_memory
 from neuron_lib.admission import AdmissionRules
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
+from neuron_lib.discovery.device_memory import DeviceMemory
 from neuron_lib.discovery.memory import read_memory_used_mb
 from neuron_lib.engine.protocol import Load
 from neuron_lib.errors import LoadFailed, SourceUnavailable
 from neuron_lib.harness import ProgressReporter
-from neuron_lib.llamacpp.device_memory import DeviceMemory
+from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.memory_fit import does_not_fit
-from neuron_lib.llamacpp.placement import (
+from neuron_lib.logs import FieldLogger, get_logger
+from neuron_lib.placement import (
     default_threads,
     device_indices,
     gpu_indices,
@@ -31,12 +33,12 @@ from neuron_lib.llamacpp.placement import (
     physical_cores,
     visible_devices,
 )
-from neuron_lib.llamacpp.supervisor import supervise
-from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.sizes import MB
 from neuron_lib.sockets import SocketReader, read_socket
 from neuron_lib.sources.configured import model_store
+from neuron_lib.sources.formats import GGUF
 from neuron_lib.sources.store import LocalModel
+from neuron_lib.supervision.supervisor import EngineStarter, supervise
 from neuron_lib.types import ContextParams, LoadProgress, LoadStage, MemoryPlan, ModelSpec, public_id
 
 __all__ = ("LlamaCppHarness", "admission_rules", "load_command", "model_store")
@@ -96,6 +98,15 @@ class LlamaCppHarness:
     def name(self) -> str:
         return "llamacpp"
 
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """See `neuron_lib.harness.SelectiveHarness`."""
+        return (GGUF,)
+
+    async def takes(self, spec: ModelSpec) -> bool:
+        """See `neuron_lib.harness.SelectiveHarness`."""
+        return await self._store.takes(spec, formats=self.formats)
+
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
         return await self._store.capabilities(model_id)
 
@@ -106,14 +117,16 @@ class LlamaCppHarness:
         load = self._load(local)
         report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
         devices = self._gpus(spec)  # asked now: GPUs may have been found during the fetch
-        start = self._engine(load, spec, model_id=model_id, on_progress=partial(_report_weights, report))
+        start: EngineStarter[EngineClient] = self._engine(
+            load, spec, model_id=model_id, on_progress=partial(_report_weights, report)
+        )
         memory = DeviceMemory(partial(self._read_memory, devices) if devices else _no_reading)
         async with (
             memory.returned(),
             supervise(start, model_id=model_id) as supervisor,
             memory.taken(is_unchanged=lambda: supervisor.engine is not None and supervisor.restarts == 0),
         ):
-            facts = supervisor.facts
+            facts = supervisor.latest.facts
             logger.info(
                 "engine ready",
                 extra={

@@ -8,11 +8,12 @@ from msgspec.structs import asdict, replace
 from neuron_lib.admission import AdmissionController, AdmissionRules, Capacity
 from neuron_lib.config import SamplingConfig
 from neuron_lib.errors import RequestRejected
-from neuron_lib.llamacpp.engine_client import Death
+from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.limits import capacity_of, readable_tokens, request_limit, servable
-from neuron_lib.llamacpp.quarantine import Quarantine
 from neuron_lib.llamacpp.reply import LlamaCppReply
-from neuron_lib.llamacpp.supervisor import EngineSupervisor
+from neuron_lib.supervision.death import Death
+from neuron_lib.supervision.quarantine import Quarantine
+from neuron_lib.supervision.supervisor import EngineSupervisor
 from neuron_lib.types import EngineMeasures, ModelInfo, ModelLimit, ModelLoad, ModelStatus, Principal, Task
 
 __all__ = ("LlamaCppModel",)
@@ -23,7 +24,7 @@ class LlamaCppModel:
 
     def __init__(
         self,
-        supervisor: EngineSupervisor,
+        supervisor: EngineSupervisor[EngineClient],
         *,
         harness_name: str,
         devices: tuple[int, ...],
@@ -57,7 +58,7 @@ class LlamaCppModel:
         return f"<LlamaCppModel {self._supervisor!r} {self._admission!r}>"
 
     def info(self) -> ModelInfo:
-        facts = self._supervisor.facts
+        facts = self._supervisor.latest.facts
         engine = self._supervisor.engine
         return ModelInfo(
             id=self._supervisor.model_id,
@@ -90,7 +91,7 @@ class LlamaCppModel:
     @property
     def _limit(self) -> ModelLimit | None:
         return request_limit(
-            self._supervisor.facts,
+            self._supervisor.latest.facts,
             max_prompt_tokens=self._max_prompt_tokens,
             max_tokens=self._sampling.max_tokens,
             readable=self._readable_tokens,
@@ -103,14 +104,14 @@ class LlamaCppModel:
         return readable_tokens(prefill_tok_s=speed, target_s=self._prefill_target_s)
 
     def _capacity(self) -> Capacity:
-        return capacity_of(self._supervisor.facts, limit=self._limit, seats=self._admission.rules.max_in_flight)
+        return capacity_of(self._supervisor.latest.facts, limit=self._limit, seats=self._admission.rules.max_in_flight)
 
     def measures(self) -> EngineMeasures | None:
         engine = self._supervisor.engine
         beat = None if engine is None else engine.last_beat
         if beat is None or beat.measures is None:
             return None
-        return replace(beat.measures, kv_cells=self._supervisor.facts.kv_cells)
+        return replace(beat.measures, kv_cells=self._supervisor.latest.facts.kv_cells)
 
     def _take_in(self, death: Death) -> None:
         self._quarantine.take_in(death, now_s=anyio.current_time())

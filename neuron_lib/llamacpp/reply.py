@@ -16,13 +16,14 @@ from neuron_lib.admission import AdmissionController, Place, Wait
 from neuron_lib.config import SamplingConfig
 from neuron_lib.engine.protocol import Began, Delta, Done, Prepared, Text, Tokens, Vector
 from neuron_lib.errors import EngineDead, EngineFailed, NeuronError, SuspectRequest
-from neuron_lib.llamacpp.engine_client import Death, EngineClient, News
+from neuron_lib.llamacpp.engine_client import EngineClient, News
 from neuron_lib.llamacpp.mailbox import Mailbox
-from neuron_lib.llamacpp.quarantine import Quarantine
 from neuron_lib.llamacpp.reply_text import ReplyText
 from neuron_lib.llamacpp.submission import refuse_if_impossible, submission
-from neuron_lib.llamacpp.supervisor import EngineSupervisor
 from neuron_lib.logs import FieldLogger, get_logger
+from neuron_lib.supervision.death import Death
+from neuron_lib.supervision.quarantine import Quarantine
+from neuron_lib.supervision.supervisor import EngineSupervisor
 from neuron_lib.text.formats import FORMATS, Reader, plain_reader
 from neuron_lib.types import (
     Chat,
@@ -83,7 +84,7 @@ class LlamaCppReply:
         self,
         task: Task,
         *,
-        supervisor: EngineSupervisor,
+        supervisor: EngineSupervisor[EngineClient],
         admission: AdmissionController,
         quarantine: Quarantine,
         max_prompt_tokens: int,
@@ -184,7 +185,7 @@ class LlamaCppReply:
 
     async def __aenter__(self) -> Self:
         try:
-            refuse_if_impossible(self._task, model_id=self._supervisor.model_id, facts=self._supervisor.facts)
+            refuse_if_impossible(self._task, model_id=self._supervisor.model_id, facts=self._supervisor.latest.facts)
             self._refuse_if_suspect()
             engine = self._supervisor.require_engine()
             place = self._admission.place(self._seats, principal=self._task.principal, refuse=self.fail)
@@ -391,7 +392,7 @@ class LlamaCppReply:
         """The whole answer is there, and nothing was computed for it."""
         answer: Tokenized | Detokenized
         if isinstance(news, Tokens):
-            context = self._supervisor.facts.n_ctx
+            context = self._supervisor.latest.facts.n_ctx
             answer = Tokenized(tokens=news.tokens, context=context, text=news.text, pieces=news.pieces)
             prompt_tokens = len(news.tokens)
         else:
@@ -436,7 +437,7 @@ class LlamaCppReply:
 
         A grammar without tools binds all of the reply, so none of it is reasoning, whatever the prompt opened.
         """
-        task, facts = self._task, self._supervisor.facts
+        task, facts = self._task, self._supervisor.latest.facts
         assert isinstance(task, Chat | Complete)  # nothing else has a text
         if isinstance(task, Complete):
             return plain_reader()

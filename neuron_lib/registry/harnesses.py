@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from neuron_lib.errors import LoadFailed, Overloaded, OverloadReason, UnknownHarness
-from neuron_lib.harness import Estimator, Harness, PlanningHarness
+from neuron_lib.harness import Estimator, Harness, PlanningHarness, SelectiveHarness
+from neuron_lib.registry.harness_by_format import HarnessByFormat
 from neuron_lib.shown import clip
 from neuron_lib.types import MemoryPlan, ModelSpec, public_id
 
@@ -33,7 +34,7 @@ class Harnesses:
         return tuple(dict.fromkeys(harness.name for harness in self._by_name.values()))
 
     def find(self, spec: ModelSpec) -> Harness:
-        """The harness that `spec` names, or the only one if it names none.
+        """The harness that `spec` names, or the only one if it names none, or one that chooses by the model's files.
 
         Raises `UnknownHarness`, which says which names are known.
         """
@@ -47,7 +48,14 @@ class Harnesses:
             )
         return harness
 
+    @property
+    def can_choose(self) -> bool:
+        """Whether a load need not name a harness."""
+        return len(self.names) < 2 or any(isinstance(each, SelectiveHarness) for each in self._by_name.values())
+
     def _only(self, spec: ModelSpec) -> Harness:
+        if len(self.names) > 1 and self.can_choose:
+            return HarnessByFormat([self._by_name[name] for name in self.names])
         if len(self.names) != 1:
             problem = f"has the harnesses {', '.join(self.names)}: name one of them" if self.names else "has no harness"
             raise UnknownHarness(f"this host {problem}", model_id=public_id(spec.model_id))
@@ -59,7 +67,7 @@ class Harnesses:
         Also raises `UnknownHarness`, `LoadFailed` for a harness that cannot say it, and `Overloaded` if many plans are
         being made.
         """
-        harness = self.find(spec)
+        harness = await self._found(spec)
         if not isinstance(harness, Estimator):
             raise LoadFailed(f"the harness {harness.name} cannot say how much memory a load takes")
         if self._plans_under_way >= _MOST_PLANS:
@@ -79,8 +87,13 @@ class Harnesses:
 
         Also raises `UnknownHarness`.
         """
-        harness = self.find(spec)
+        harness = await self._found(spec)
         return await harness.memory_need(spec) if isinstance(harness, PlanningHarness) else {}
+
+    async def _found(self, spec: ModelSpec) -> Harness:
+        """The harness that loads the model: see `find`. Also raises what `HarnessByFormat.choose` raises."""
+        harness = self.find(spec)
+        return await harness.choose(spec) if isinstance(harness, HarnessByFormat) else harness
 
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
         """The capabilities of a model that does not serve, by the first harness that knows them. None if none does."""

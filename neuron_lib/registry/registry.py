@@ -196,6 +196,11 @@ class Registry:
         return self._harnesses.names
 
     @property
+    def can_choose_harness(self) -> bool:
+        """Whether a load need not name a harness: there is one at most, or the files of a model decide."""
+        return self._harnesses.can_choose
+
+    @property
     def makes_room(self) -> bool:
         """Whether a load that does not fit waits until idle models have been unloaded for it."""
         return self._residency.rules.makes_room

@@ -51,15 +51,16 @@ class ResidencyRules(Struct, frozen=True, kw_only=True):
     def from_config(cls, config: Config) -> Self:
         """The rules of the table `[residency]` and of the entries of `[[models]]`.
 
-        A model on demand is one of `[[default_models]]`, with that entry's spec, or one of `[[models]]`, with the first
-        harness of the host.
+        A model on demand is one of `[[default_models]]`, with that entry's spec, or one of `[[models]]`, with the
+        harness that it names, or else the only one of the host. On a host with several the format of its files decides.
         """
         table = config.residency
         usual = ModelRules(idle_limit_s=table.idle_ttl_secs or None)
         specs = {public_id(spec.model_id): spec for spec in reversed(config.default_models)}
         if config.harnesses:
+            only = config.harnesses[0].name if len(config.harnesses) == 1 else None
             for entry in config.models:
-                spec = ModelSpec(model_id=entry.id, harness=config.harnesses[0].name, devices=entry.devices)
+                spec = ModelSpec(model_id=entry.id, harness=entry.harness or only, devices=entry.devices)
                 specs.setdefault(entry.id, spec)
         return cls(
             makes_room=table.on_demand,

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from neuron_lib.config import DownloadConfig
 from neuron_lib.error_frames import ErrorFrame
+from neuron_lib.sources.formats import GGUF
 from neuron_lib.sources.repository import HubRepository, Listing
 from neuron_lib.types import LoadStage
 
@@ -33,19 +34,21 @@ class FetchOrder(Struct, frozen=True, kw_only=True):
 
     With `listing` the order is about exactly these files, which are in the cache. They are hashed. A file whose hash is
     wrong is deleted, and the order fails with `CHECKSUM_MISMATCH`. No hub is asked. Without `listing` the hub is asked
-    for its files, and `quant` and `room_bytes` choose among them (`select_gguf`).
+    for its files, and `formats`, `quant` and `room_bytes` choose among them (`select_files`).
 
     Files of more than `most_bytes` together are refused before any of them is fetched, because they would fit into no
     memory of this host.
 
     With `outline_dir` the hub is asked in the same way, but only the headers of the chosen files are fetched, into this
     directory (`outline`). The cache is not touched. With `precedes_fetch` as well, files for which this host has no
-    memory or no room on its disk are refused as if they were to be fetched.
+    memory or no room on its disk are refused as if they were to be fetched. Of a model in safetensors nothing is
+    fetched: its outline is files of the same sizes with holes alone.
     """
 
     repository: HubRepository
     limits: DownloadConfig
     listing: Listing | None = None
+    formats: tuple[str, ...] = (GGUF,)
     quant: str | None = None
     room_bytes: int | None = None
     most_bytes: int | None = None
@@ -67,10 +70,14 @@ class Alive(Struct, frozen=True, tag="alive"):
 
 
 class Fetched(Struct, frozen=True, kw_only=True, tag="fetched"):
-    """The last frame of a success: where the files are, in the order in which the engine counts them."""
+    """The last frame of a success: where the files are, in the order in which the engine counts them, and their format.
+
+    The first file of a model in safetensors is in the folder of the model.
+    """
 
     commit: str
     paths: tuple[Path, ...]
+    format: str = GGUF
 
 
 class Failed(Struct, frozen=True, tag="failed"):

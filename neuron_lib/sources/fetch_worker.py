@@ -42,6 +42,7 @@ from neuron_lib.sources.fetch_protocol import (
     encode_line,
 )
 from neuron_lib.sources.foreign_text import Redaction, one_line
+from neuron_lib.sources.formats import GGUF, SAFETENSORS, select_files
 from neuron_lib.sources.gguf_header import MalformedGguf
 from neuron_lib.sources.hub_cache import (
     blob_path,
@@ -53,7 +54,6 @@ from neuron_lib.sources.hub_cache import (
 )
 from neuron_lib.sources.outline import OpenRange, fetch_outline
 from neuron_lib.sources.repository import HubRepository, KnownFile, Listing, RepoFile, known
-from neuron_lib.sources.selection import select_gguf
 from neuron_lib.types import LoadStage
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def fetch(order: FetchOrder, emit: Callable[[Frame], None], *, pause: Callable[[
         return _outline(hub, order, order.outline_dir, emit)
     for swept in sweep_partials(repository.cache_dir, now_s=time.time()):
         logger.info("deleted an unfinished download: %s, %d bytes", swept.path.name, swept.size)
-    listing = order.listing or _choose(hub, order)
+    format_, listing = (GGUF, order.listing) if order.listing is not None else _choose(hub, order)
     files = tuple(hub.know(listing.commit, file) for file in listing.files)
     folder = repository_folder(repository)
     _require_memory(files, most_bytes=order.most_bytes, model_id=repository.model_id)
@@ -162,13 +162,13 @@ def fetch(order: FetchOrder, emit: Callable[[Frame], None], *, pause: Callable[[
             remember_commit(repository, listing.commit)
     except OSError as error:
         raise disk_error(error, repository.cache_dir, model_id=repository.model_id) from error
-    return Fetched(commit=listing.commit, paths=paths)
+    return Fetched(commit=listing.commit, paths=paths, format=format_)
 
 
 def _outline(hub: "_Hub", order: FetchOrder, folder: Path, emit: Callable[[Frame], None]) -> Fetched:
     """Fetch the headers of the files that a load would fetch. Returns the paths of their outlines."""
     model_id = order.repository.model_id
-    listing = _choose(hub, order)
+    format_, listing = _choose(hub, order)
     paths = []
     files = tuple(hub.know(listing.commit, file) for file in listing.files)
     cache = repository_folder(order.repository)
@@ -179,6 +179,9 @@ def _outline(hub: "_Hub", order: FetchOrder, folder: Path, emit: Callable[[Frame
         if order.precedes_fetch and not os.access(_nearest(cache), os.W_OK):
             raise PermissionError(errno.EACCES, "the cache cannot be written", str(_nearest(cache)))
         for file in files:
+            if format_ == SAFETENSORS:
+                paths.append(_hole(folder / file.path, size_bytes=file.size))
+                continue
             paths.append(path := folder / PurePosixPath(file.path).name)
             open_range = hub.range_opener(listing.commit, file)
             fetch_outline(open_range, path, size_bytes=file.size, note_progress=lambda: emit(Alive()))
@@ -187,15 +190,28 @@ def _outline(hub: "_Hub", order: FetchOrder, folder: Path, emit: Callable[[Frame
         raise PreflightFailed(PreflightKind.INVALID_GGUF, message, model_id=model_id) from error
     except OSError as error:
         raise disk_error(error, folder, model_id=model_id) from error
-    return Fetched(commit=listing.commit, paths=tuple(paths))
+    return Fetched(commit=listing.commit, paths=tuple(paths), format=format_)
 
 
-def _choose(hub: "_Hub", order: FetchOrder) -> Listing:
+def _hole(path: Path, *, size_bytes: int) -> Path:
+    """Make a file of this size that takes no room on a disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as file:
+        file.truncate(size_bytes)
+    return path
+
+
+def _choose(hub: "_Hub", order: FetchOrder) -> tuple[str, Listing]:
+    """The format of the model, and its files."""
     listing = hub.list_files()
-    selection = select_gguf(
-        listing.files, quant=order.quant, model_id=order.repository.model_id, room_bytes=order.room_bytes
+    chosen = select_files(
+        listing.files,
+        formats=order.formats,
+        quant=order.quant,
+        model_id=order.repository.model_id,
+        room_bytes=order.room_bytes,
     )
-    return Listing(listing.commit, selection.files)
+    return chosen.format, Listing(listing.commit, chosen.files)
 
 
 def _require_memory(files: Sequence[KnownFile], *, most_bytes: int | None, model_id: str) -> None:

@@ -2,13 +2,13 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from neuron_lib.errors import PreflightFailed, PreflightKind
 
-__all__ = ("find_local_file", "find_local_model")
+__all__ = ("find_any_path", "find_local_file", "find_local_folder", "find_local_model")
 
 _FIRST_PART: Final = re.compile(r"(?P<stem>.*)-00001-of-(?P<count>[0-9]{5})\.gguf")
 
@@ -25,19 +25,44 @@ def find_local_model(path: str, *, roots: Sequence[str | Path] | None, model_id:
     return first, *(find_local_file(str(first.with_name(n)), roots=roots, model_id=model_id) for n in others)
 
 
+def find_local_folder(path: str, *, roots: Sequence[str | Path] | None, model_id: str) -> tuple[Path, ...]:
+    """The files of a model in safetensors whose folder is `path`, `config.json` first. Raises `PreflightFailed`."""
+    config = find_local_file(f"{path.rstrip('/')}/config.json", roots=roots, model_id=model_id)
+    others = sorted(each for each in config.parent.iterdir() if each.is_file() and each != config)
+    if not any(each.suffix == ".safetensors" for each in others):
+        message = f"{path} has a config.json and no file of safetensors"
+        raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, message, model_id=model_id)
+    return config, *others
+
+
+def find_any_path(path: str, *, roots: Sequence[str | Path] | None, model_id: str) -> Path:
+    """The file or folder `path`, whatever is in it. Raises `PreflightFailed` like `find_local_file`."""
+    return _found(path, roots=roots, model_id=model_id, is_it=os.path.exists, problem="is not there")
+
+
 def find_local_file(path: str, *, roots: Sequence[str | Path] | None, model_id: str) -> Path:
     """The path of the regular file `path`. After all links it must be below one of `roots`; None allows every place.
 
     The path itself is returned, because parts of a split model are found by their names, and the names behind links may
     be hashes. Raises `PreflightFailed`. For a path outside the roots the error does not tell whether the file exists.
     """
+    problem = "is not there, or is no regular file"
+    return _found(path, roots=roots, model_id=model_id, is_it=os.path.isfile, problem=problem)
+
+
+def _found(
+    path: str,
+    *,
+    roots: Sequence[str | Path] | None,
+    model_id: str,
+    is_it: Callable[[Path], bool],
+    problem: str,
+) -> Path:
     real = Path(os.path.realpath(path.replace("\0", "")))
     if not path.startswith("/") or "\0" in path:
         problem = "is not an absolute path"
     elif roots is not None and not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
         problem = "is not below any of local_roots"
-    elif not os.path.isfile(real):  # noqa: PTH113 - Path.is_file raises where a directory may not be entered
-        problem = "is not there, or is no regular file"
-    else:
+    elif is_it(real):  # a method of Path would raise where a directory may not be entered
         return Path(path)
     raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, f"{path} {problem}", model_id=model_id)

@@ -22,15 +22,16 @@ from neuron_lib.shown import clip
 from neuron_lib.sources.fetch_line import FetchLine
 from neuron_lib.sources.fetch_process import fetch_environment, run_fetch
 from neuron_lib.sources.fetch_protocol import Fetched, FetchOrder
+from neuron_lib.sources.formats import FILE, GGUF, SAFETENSORS, format_at, format_of, select_files
 from neuron_lib.sources.gguf_header import check_gguf, check_model
 from neuron_lib.sources.hub_cache import is_verified, list_cached, list_snapshots, repository_folder, snapshot_path
 from neuron_lib.sources.hub_environment import hub_cache_dir, hub_token, offline_variable, source_token
 from neuron_lib.sources.hub_token import usable_token
-from neuron_lib.sources.local import find_local_model
+from neuron_lib.sources.local import find_any_path, find_local_folder, find_local_model
 from neuron_lib.sources.package import find_package_file
 from neuron_lib.sources.reference import ModelReference, parse_reference, wanted_quant
 from neuron_lib.sources.repository import HubRepository, Listing
-from neuron_lib.sources.selection import has_quant, quant_of, select_gguf
+from neuron_lib.sources.selection import has_quant, quant_of
 from neuron_lib.sources.template_file import read_chat_template
 from neuron_lib.types import HUB_SCHEME, LoadProgress, LoadStage, ModelSpec, public_id
 
@@ -45,16 +46,21 @@ _HUB_CANNOT_SAY: Final = frozenset(
 )
 """Refusals of a hub after which an older copy in the cache is used."""
 _HOST_CANNOT_TAKE: Final = frozenset({PreflightKind.INSUFFICIENT_MEMORY, PreflightKind.INSUFFICIENT_STORAGE})
+_ALL_FORMATS: Final = (GGUF, SAFETENSORS)
 _OUTLINE_LIMIT_S: Final = 15.0
 """The longest that a fetch waits for the outline of what it will fetch."""
 
 
 class LocalModel(Struct, frozen=True, kw_only=True):
-    """A model on disk: the GGUF to give to the engine. `n_ctx` (tokens), `chat_template` (Jinja) and `tool_format`
-    are those of its `[[models]]` entry.
+    """A model on disk: the GGUF, or the folder of a model in another `format`, to give to the engine.
+
+    `n_ctx` (tokens), `chat_template` (Jinja) and `tool_format` are those of its `[[models]]` entry. `size_bytes` is the
+    size of all files.
     """
 
     path: Path
+    format: str = GGUF
+    size_bytes: int = 0
     n_ctx: int | None = None
     chat_template: str | None = None
     tool_format: str | None = None
@@ -113,6 +119,7 @@ class ModelStore:
         most_bytes: int | None = None,
         admit: Admit | None = None,
         refresh: bool = False,
+        formats: tuple[str, ...] = (GGUF,),
     ) -> LocalModel:
         """Bring the model's files to this machine, if they are not here, and check that they can be a model.
 
@@ -129,24 +136,27 @@ class ModelStore:
         entry = self._entry(reference)
         quant = self._quant(reference, entry, spec.quant)
         chat_template = await _in_thread(lambda: _read_template(entry), entry.id)
-        paths = await _in_thread(lambda: self._find_here(entry), entry.id)
-        if paths is None:
+        found = await _in_thread(lambda: self._find_here(entry, formats), entry.id)
+        if found is None:
             repository = await _in_thread(lambda: self._repository(reference, entry), entry.id)
             checked = None if admit is None else partial(_admit, admit, entry)
-            paths = await self._fetch_from_hub(
+            found = await self._fetch_from_hub(
                 repository,
                 quant,
+                formats=formats,
                 room_bytes=room_bytes,
                 most_bytes=most_bytes,
                 admit=checked,
                 refresh=refresh,
                 report=report,
             )
-        report(LoadProgress(stage=LoadStage.VERIFYING, file=paths[0].name))
-        await _in_thread(lambda: check_model(paths, model_id=entry.id), entry.id)
-        return LocalModel(path=paths[0], n_ctx=entry.n_ctx, chat_template=chat_template, tool_format=entry.tool_format)
+        report(LoadProgress(stage=LoadStage.VERIFYING, file=found.paths[0].name))
+        local = await _in_thread(lambda: _checked(found, entry), entry.id)
+        return msgspec.structs.replace(local, chat_template=chat_template)
 
-    async def outline(self, spec: ModelSpec, *, into: Path, room_bytes: int | None = None) -> LocalModel:
+    async def outline(
+        self, spec: ModelSpec, *, into: Path, room_bytes: int | None = None, formats: tuple[str, ...] = (GGUF,)
+    ) -> LocalModel:
         """The model as `fetch` would bring it here, but of a model that is only on a hub no more than its header.
 
         The file then has the header and the size of the whole, and a hole instead of the weights (`outline`). It is
@@ -156,33 +166,58 @@ class ModelStore:
         reference = parse_reference(spec.model_id)
         entry = self._entry(reference)
         quant = self._quant(reference, entry, spec.quant)
-        paths = await _in_thread(lambda: self._find_here(entry), entry.id)
-        if paths is None:
+        found = await _in_thread(lambda: self._find_here(entry, formats), entry.id)
+        if found is None:
             repository = await _in_thread(lambda: self._repository(reference, entry), entry.id)
-            paths = await self._outline_of(repository, quant, into=into, room_bytes=room_bytes)
-        await _in_thread(lambda: check_model(paths, model_id=entry.id), entry.id)
-        return LocalModel(path=paths[0], n_ctx=entry.n_ctx, tool_format=entry.tool_format)
+            found = await self._outline_of(repository, quant, formats=formats, into=into, room_bytes=room_bytes)
+        return await _in_thread(lambda: _checked(found, entry), entry.id)
+
+    async def takes(self, spec: ModelSpec, *, formats: tuple[str, ...]) -> bool:
+        """Whether the files of a model are of one of the `formats`. Files that are here decide, else the hub is asked.
+
+        Raises kinds of `LoadFailed` for a model that does not exist, and `SourceUnavailable`.
+        """
+        reference = parse_reference(spec.model_id)
+        entry = self._entry(reference)
+        if entry.package is not None or self._quant(reference, entry, spec.quant) is not None:
+            return GGUF in formats
+        if entry.path is not None:
+            return format_at(Path(entry.path)) in formats or FILE in formats
+        repository = await _in_thread(lambda: self._repository(reference, entry), entry.id)
+        listing = await _in_thread(lambda: list_cached(repository), entry.id)
+        known = None if listing is None else format_of(listing.files)
+        if known is None:
+            async with anyio.TemporaryDirectory(prefix="neuron-outline-") as folder:
+                order = self._order(repository, None, formats=_ALL_FORMATS, room_bytes=None, outline_dir=Path(folder))
+                known = (await self._fetch_outline(order)).format
+        return known in formats
 
     async def _outline_of(
-        self, repository: HubRepository, quant: str | None, *, into: Path, room_bytes: int | None
-    ) -> tuple[Path, ...]:
+        self,
+        repository: HubRepository,
+        quant: str | None,
+        *,
+        formats: tuple[str, ...],
+        into: Path,
+        room_bytes: int | None,
+    ) -> Fetched:
         cached = await _in_thread(
-            lambda: _first_fit([list_cached(repository)], quant, room_bytes, repository.model_id), repository.model_id
+            lambda: _first_fit([list_cached(repository)], quant, room_bytes, repository.model_id, formats),
+            repository.model_id,
         )
         if cached is not None:
-            folder = repository_folder(repository)
-            return tuple(snapshot_path(folder, cached.commit, file.path) for file in cached.files)
-        return await self._fetch_outline(self._order(repository, quant, room_bytes=room_bytes, outline_dir=into))
+            return _cached(repository, cached)
+        order = self._order(repository, quant, formats=formats, room_bytes=room_bytes, outline_dir=into)
+        return await self._fetch_outline(order)
 
-    async def _fetch_outline(self, order: FetchOrder) -> tuple[Path, ...]:
+    async def _fetch_outline(self, order: FetchOrder) -> Fetched:
         # No place in a line of downloads: a header is here in seconds, and a download may take hours.
-        fetched = await run_fetch(
+        return await run_fetch(
             order,
             environment=self._environment,
             report=lambda _progress: None,
             ends_with_thread=self._ends_with_thread,
         )
-        return fetched.paths
 
     async def is_cached(self, model_id: str) -> bool:
         """Whether a load would need no hub. False also for ids without a meaning here. Asks no hub."""
@@ -201,15 +236,15 @@ class ModelStore:
         except SourceUnavailable:
             return None
 
-    async def size_bytes(self, spec: ModelSpec) -> int | None:
+    async def size_bytes(self, spec: ModelSpec, *, formats: tuple[str, ...] = (GGUF,)) -> int | None:
         """The size of all files with which a load would begin, if the load would need no hub. None otherwise."""
         try:
-            return await _in_thread(lambda: self._size_bytes(spec), spec.model_id)
+            return await _in_thread(lambda: self._size_bytes(spec, formats), spec.model_id)
         except (LoadFailed, SourceUnavailable):  # the load will say why
             return None
 
-    def _size_bytes(self, spec: ModelSpec) -> int | None:
-        paths = self.files_here(spec.model_id, spec.quant)
+    def _size_bytes(self, spec: ModelSpec, formats: tuple[str, ...]) -> int | None:
+        paths = self.files_here(spec.model_id, spec.quant, formats=formats)
         return None if paths is None else sum(path.stat().st_size for path in paths if path.exists())
 
     @property
@@ -243,7 +278,9 @@ class ModelStore:
             return None
         return None if paths is None else paths[0]
 
-    def files_here(self, model_id: str, asked: str | None = None) -> tuple[Path, ...] | None:
+    def files_here(
+        self, model_id: str, asked: str | None = None, *, formats: tuple[str, ...] = (GGUF,)
+    ) -> tuple[Path, ...] | None:
         """The files of a model for which no hub need be asked, None for any other model. Blocking.
 
         `asked` is a quant. Raises kinds of `LoadFailed`, and `SourceUnavailable`.
@@ -251,15 +288,12 @@ class ModelStore:
         reference = parse_reference(model_id)
         entry = self._entry(reference)
         quant = self._quant(reference, entry, asked)
-        paths = self._find_here(entry)
-        if paths is not None:
-            return paths
+        found = self._find_here(entry, formats)
+        if found is not None:
+            return found.paths
         repository = self._repository(reference, entry)
-        listing = _first_fit([list_cached(repository)], quant, None, repository.model_id)
-        if listing is None:
-            return None
-        folder = repository_folder(repository)
-        return tuple(snapshot_path(folder, listing.commit, file.path) for file in listing.files)
+        fit = _first_fit([list_cached(repository)], quant, None, repository.model_id, formats)
+        return None if fit is None else _cached(repository, fit).paths
 
     def quant(self, model_id: str, asked: str | None = None) -> str | None:
         """The quant that an id means, or the one `asked` for beside it. None leaves the choice to the best default.
@@ -280,13 +314,27 @@ class ModelStore:
         known = self._entries.get(reference.public_id) or self._entries.get(reference.repo_id)
         return known or ModelEntry(id=reference.repo_id)
 
-    def _find_here(self, entry: ModelEntry) -> tuple[Path, ...] | None:
+    def entry(self, model_id: str) -> ModelEntry:
+        """The `[[models]]` entry of a model, or one that says nothing. Raises `InvalidModelId`."""
+        return self._entry(parse_reference(model_id))
+
+    def _find_here(self, entry: ModelEntry, formats: tuple[str, ...]) -> Fetched | None:
         """The files of an entry with a place on this machine. None for an entry on a hub."""
         if entry.package is not None:
-            return (find_package_file(entry.package, model_id=entry.id),)
-        if entry.path is not None:
-            return find_local_model(str(entry.path), roots=self._local_roots, model_id=entry.id)
-        return None
+            return Fetched(commit="", paths=(find_package_file(entry.package, model_id=entry.id),))
+        if entry.path is None:
+            return None
+        path, found = str(entry.path), format_at(Path(entry.path))
+        if FILE in formats and found not in formats:
+            return Fetched(
+                commit="",
+                paths=(find_any_path(path, roots=self._local_roots, model_id=entry.id),),
+                format=FILE,
+            )
+        if SAFETENSORS in formats and (found == SAFETENSORS or GGUF not in formats):
+            paths = find_local_folder(path, roots=self._local_roots, model_id=entry.id)
+            return Fetched(commit="", paths=paths, format=SAFETENSORS)
+        return Fetched(commit="", paths=find_local_model(path, roots=self._local_roots, model_id=entry.id))
 
     def _repository(self, reference: ModelReference, entry: ModelEntry) -> HubRepository:
         target = parse_reference(entry.repo) if entry.repo else reference
@@ -315,48 +363,49 @@ class ModelStore:
         repository: HubRepository,
         quant: str | None,
         *,
+        formats: tuple[str, ...],
         room_bytes: int | None,
         most_bytes: int | None,
-        admit: Callable[[tuple[Path, ...]], Awaitable[None]] | None,
+        admit: Callable[[Fetched], Awaitable[None]] | None,
         refresh: bool,
         report: ProgressReporter,
-    ) -> tuple[Path, ...]:
+    ) -> Fetched:
         """Use the cache, otherwise ask the hub, otherwise use an earlier commit from the cache."""
 
-        def find(*, anywhere: bool = False) -> Listing | None:
+        def find(*, anywhere: bool = False) -> _Fit | None:
             cached = list_snapshots(repository_folder(repository)) if anywhere else [list_cached(repository)]
-            return _first_fit(cached, quant, room_bytes, repository.model_id)
+            return _first_fit(cached, quant, room_bytes, repository.model_id, formats)
 
         context = {"model_id": public_id(repository.model_id)}
         is_asked = refresh and self._offline_variable is None
-        listing = None if is_asked else await _in_thread(find, repository.model_id)
-        if listing is not None:
+        fit = None if is_asked else await _in_thread(find, repository.model_id)
+        if fit is not None:
             if refresh:
                 text = "%s is set, so no hub is asked for a newer commit"
                 logger.warning(text, self._offline_variable, extra=context)
             try:
-                return await self._verify(repository, listing, report=report)
+                return await self._verify(repository, fit, report=report)
             except PreflightFailed as failure:
                 if failure.kind is not PreflightKind.CHECKSUM_MISMATCH:
                     raise
                 logger.warning("%s; deleted, fetching it again", failure.message, extra=context)
         try:
-            order = self._order(repository, quant, room_bytes=room_bytes, most_bytes=most_bytes)
+            order = self._order(repository, quant, formats=formats, room_bytes=room_bytes, most_bytes=most_bytes)
             if admit is not None:
                 await self._admit(order, admit)
-            return (await self._run_fetch(order, report)).paths
+            return await self._run_fetch(order, report)
         except (SourceUnavailable, PreflightFailed) as failure:
             if isinstance(failure, PreflightFailed) and failure.kind not in _HUB_CANNOT_SAY:
                 raise
             # A revision that was asked for by name is never replaced.
-            listing = await _in_thread(partial(find, anywhere=repository.revision == "main"), repository.model_id)
-            if listing is None:
+            fit = await _in_thread(partial(find, anywhere=repository.revision == "main"), repository.model_id)
+            if fit is None:
                 raise
             text = "%s; going on with commit %s from the cache"
-            logger.warning(text, failure.message, listing.commit, extra=context)
-        return await self._verify(repository, listing, report=report)
+            logger.warning(text, failure.message, fit.listing.commit, extra=context)
+        return await self._verify(repository, fit, report=report)
 
-    async def _admit(self, order: FetchOrder, admit: Callable[[tuple[Path, ...]], Awaitable[None]]) -> None:
+    async def _admit(self, order: FetchOrder, admit: Callable[[Fetched], Awaitable[None]]) -> None:
         """Let `admit` look at the outline of what is to be fetched.
 
         The fetch itself says what is wrong with a hub or a file, after it has tried again. So only the refusals of this
@@ -381,6 +430,7 @@ class ModelStore:
         repository: HubRepository,
         quant: str | None,
         *,
+        formats: tuple[str, ...],
         room_bytes: int | None,
         most_bytes: int | None = None,
         outline_dir: Path | None = None,
@@ -391,19 +441,18 @@ class ModelStore:
         return FetchOrder(
             repository=msgspec.structs.replace(repository, token=token),
             limits=self._limits,
+            formats=formats,
             quant=quant,
             room_bytes=room_bytes,
             most_bytes=most_bytes,
             outline_dir=outline_dir,
         )
 
-    async def _verify(
-        self, repository: HubRepository, listing: Listing, *, report: ProgressReporter
-    ) -> tuple[Path, ...]:
+    async def _verify(self, repository: HubRepository, fit: "_Fit", *, report: ProgressReporter) -> Fetched:
         """Hash the files that were not hashed since they were written. A wrong file is deleted, and the load is
         refused.
         """
-        folder = repository_folder(repository)
+        folder, listing = repository_folder(repository), fit.listing
         doubtful = await _in_thread(
             lambda: tuple(f for f in listing.files if not is_verified(folder, f)), repository.model_id
         )
@@ -414,7 +463,7 @@ class ModelStore:
                 listing=msgspec.structs.replace(listing, files=doubtful),
             )
             await self._run_fetch(order, report)
-        return tuple(snapshot_path(folder, listing.commit, file.path) for file in listing.files)
+        return _cached(repository, fit)
 
     async def _run_fetch(self, order: FetchOrder, report: ProgressReporter) -> Fetched:
         """Wait for a place in the line, without a process, and then fetch. Files that are only hashed have a line of
@@ -443,21 +492,58 @@ class ModelStore:
             )
 
 
-async def _admit(admit: Admit, entry: ModelEntry, outline: tuple[Path, ...]) -> None:
-    await admit(LocalModel(path=outline[0], n_ctx=entry.n_ctx, tool_format=entry.tool_format))
+async def _admit(admit: Admit, entry: ModelEntry, outline: Fetched) -> None:
+    await admit(_local(outline, entry))
+
+
+def _checked(found: Fetched, entry: ModelEntry) -> LocalModel:
+    """The model of these files, which are those of a model as far as can be seen here. Blocking."""
+    if found.format == GGUF:
+        check_model(found.paths, model_id=entry.id)
+    return _local(found, entry)
+
+
+def _local(found: Fetched, entry: ModelEntry) -> LocalModel:
+    first = found.paths[0]
+    return LocalModel(
+        path=first.parent if found.format == SAFETENSORS else first,
+        format=found.format,
+        size_bytes=sum(path.stat().st_size for path in found.paths if path.exists()),
+        n_ctx=entry.n_ctx,
+        tool_format=entry.tool_format,
+    )
+
+
+class _Fit(Struct, frozen=True):
+    """The cached files of one commit that are a model, and their format."""
+
+    listing: Listing
+    format: str
+
+
+def _cached(repository: HubRepository, fit: _Fit) -> Fetched:
+    folder, commit = repository_folder(repository), fit.listing.commit
+    paths = tuple(snapshot_path(folder, commit, file.path) for file in fit.listing.files)
+    return Fetched(commit=commit, paths=paths, format=fit.format)
 
 
 def _first_fit(
-    listings: Iterable[Listing | None], quant: str | None, room_bytes: int | None, model_id: str
-) -> Listing | None:
+    listings: Iterable[Listing | None],
+    quant: str | None,
+    room_bytes: int | None,
+    model_id: str,
+    formats: tuple[str, ...],
+) -> _Fit | None:
     """The files to load from the first of `listings` that has all of them. None if none has."""
     for listing in listings:
         if listing is not None:
             try:
-                selection = select_gguf(listing.files, quant=quant, model_id=model_id, room_bytes=room_bytes)
+                chosen = select_files(
+                    listing.files, formats=formats, quant=quant, model_id=model_id, room_bytes=room_bytes
+                )
             except PreflightFailed:  # the hub may know more, or give a better reason
                 continue
-            return msgspec.structs.replace(listing, files=selection.files)
+            return _Fit(msgspec.structs.replace(listing, files=chosen.files), chosen.format)
     return None
 
 

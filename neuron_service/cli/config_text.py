@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import msgspec
 import tomlkit
+from msgspec import Struct
 from tomlkit.items import AbstractTable, Item
 
-from neuron_lib.config import Config, Section, file_struct
+from neuron_lib.config import Config, HarnessEntry, Section, file_struct
 from neuron_lib.sources.named_model import NamedModel
 
 __all__ = ("config_as_builtins", "config_as_toml", "config_schema", "first_file")
@@ -61,8 +62,16 @@ def config_as_toml(config: Config, origins: Mapping[str, str], *, only_given: bo
 
 def config_schema(sections: Sequence[Section[Any]]) -> dict[str, Any]:
     """What may stand in a file, as a JSON Schema (draft 2020-12), for editors and other programs."""
-    schema = msgspec.json.schema(file_struct(sections), schema_hook=_path_schema)
-    named = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Configuration of a neuron", **schema}
+    file = file_struct(sections)
+    entries: list[type[Struct]] = [section.struct for section in sections if section.has_many]
+    (schema, *_), parts = msgspec.json.schema_components(
+        [file, *entries], ref_template="#/$defs/{name}", schema_hook=_path_schema
+    )
+    shapes: list[type[Struct]] = [HarnessEntry, *entries]
+    kinds = [{"$ref": f"#/$defs/{struct.__name__}"} for struct in shapes]
+    parts[file.__name__]["properties"]["harnesses"]["items"] = {"anyOf": kinds}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Configuration of a neuron"}
+    named = {**head, **schema, "$defs": parts}
     translated: dict[str, Any] = _for_json_schema(named)
     return translated
 

@@ -23,6 +23,8 @@ from neuron_lib.config import (
 )
 from neuron_lib.errors import ConfigError
 from neuron_lib.llamacpp.backend import LLAMACPP
+from neuron_lib.process.backend import PROCESS
+from neuron_lib.process.entry import ProcessEntry
 from neuron_lib.types import ModelSpec
 
 LISTEN = "an address such as 127.0.0.1, or 0.0.0.0 for every address, or unix: and an absolute path"
@@ -32,7 +34,7 @@ DEFAULTS = Config(harness={"llamacpp": LlamaCppConfig(local_roots=())})
 
 
 def read(path: Path | None, environ: Mapping[str, str], *, strict: bool = False) -> Config:
-    return load_config(path, environ, sections=(LLAMACPP,), strict=strict)
+    return load_config(path, environ, sections=(LLAMACPP, PROCESS), strict=strict)
 
 
 def llamacpp_of(config: Config) -> LlamaCppConfig:
@@ -255,8 +257,8 @@ def test_a_file_is_read_into_typed_values(tmp_path: Path) -> None:
             '[[models]]\nid="a/b"\nsource="a/c"',
             (
                 "neuron.toml: unknown key `models[0].source`;"
-                " known here: id, repo, path, package, quant, revision, n_ctx, chat_template, tool_format, devices,"
-                " pin, idle_ttl_secs"
+                " known here: id, repo, path, package, quant, revision, n_ctx, chat_template, tool_format, harness,"
+                " devices, pin, idle_ttl_secs"
             ),
         ),
         (
@@ -670,11 +672,15 @@ def keys(struct: type[msgspec.Struct], table: str) -> set[tuple[str, str]]:
 def test_the_example_shows_every_key() -> None:
     shown, table = set(), ""
     for line in example_lines():
-        if heading := re.fullmatch(r"# \[+([\w.]+)\]+", line):
+        if heading := re.fullmatch(r"# \[+([\w.]+?)(?:\.\"[^\"]+\")?\]+", line):
             table = heading[1]
         elif setting := re.match(r"# (\w+) = ", line):
             shown.add((table, setting[1]))
-    assert shown == keys(Config, "") - {("", "harness")} | keys(LlamaCppConfig, "harness.llamacpp")
+    of_programs = keys(ProcessEntry, "harnesses") - {
+        ("harnesses.admission", key) for key in ("kv_max_wait_secs", "kv_reply_tokens")
+    }
+    of_llamacpp = keys(LlamaCppConfig, "harness.llamacpp")
+    assert shown == keys(Config, "") - {("", "harness")} | of_programs | of_llamacpp
 
 
 def test_every_setting_not_called_an_example_shows_its_default(tmp_path: Path) -> None:
@@ -687,6 +693,58 @@ def test_every_setting_not_called_an_example_shows_its_default(tmp_path: Path) -
         elif not is_example:
             lines.append(line.removeprefix("# "))
     assert load(tmp_path, "\n".join(lines)) == DEFAULTS
+
+
+# --------------------------------------------------------------------------------------------- several of one kind
+
+
+PROGRAM = 'command = ["serve", "{path}", "--port", "{port}"]'
+
+
+def test_several_harnesses_of_one_kind_have_names_of_their_own(tmp_path: Path) -> None:
+    text = f'[[harnesses]]\nname = "llamacpp"\n[[harnesses]]\nname = "a"\nkind = "process"\n{PROGRAM}\n'
+    config = load(tmp_path, text + f'[[harnesses]]\nname = "b"\nkind = "process"\n{PROGRAM}\nargs = ["-x"]')
+    assert [entry.name for entry in config.harnesses] == ["llamacpp", "a", "b"]
+    assert [entry.args for entry in PROCESS.entries(config)] == [(), ("-x",)]
+    assert [spec.harness for spec in config.default_models] == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ('name = "a"\nkind = "proces"', "`harnesses[0].kind`: unknown kind 'proces'; known: llamacpp, process"),
+        ('name = "llamacpp"\nkind = "process"\n' + PROGRAM, "`harnesses[0].name`: the name 'llamacpp' is taken"),
+        ('name = "candle"\nkind = "process"\n' + PROGRAM, "`harnesses[0].name`: the name 'candle' is taken"),
+        ('name = "a"\nkind = "llamacpp"', "one harness of the kind 'llamacpp', and that is its name"),
+        ('name = "a"\nkind = "process"\ncomand = ["x"]', "unknown key `harnesses[0].comand`; did you mean `command`?"),
+        ('name = "a"\nkind = "process"', "the harness `a` needs a `command`, or the `preset` of a program"),
+        ('name = "a"\nkind = "process"\npreset = "vlm"', "expected one of 'llama-server'"),
+        ('name = "a"\nkind = "process"\ncommand = ["x"]', "it needs {port} or {socket} in `harnesses[0]`"),
+        ('name = "a"\nkind = "process"\ncommand = ["{prt}"]', "`command`: unknown placeholder {prt}; known: api_key"),
+        ('name = "a"\nkind = "process"\ncommand = ["{port"]', "`command`: '{port' has a single brace"),
+        ('name = "a"\nkind = "process"\ncommand = ["{port!r}"]', "`command`: {port} is no placeholder"),
+        ('name = "a"\nkind = "process"\nargs = ["{pid}"]\n' + PROGRAM, "`args`: unknown placeholder {pid}"),
+        ('name = "a"\nkind = "process"\nenv = { A = "{no}" }\n' + PROGRAM, "`env.A`: unknown placeholder {no}"),
+        (f'name = "a"\nkind = "process"\n{PROGRAM}\n[harnesses.health]\nlimit_secs = 0', "health.limit_secs`"),
+        (
+            f'name = "a"\nkind = "process"\n{PROGRAM}\n[harnesses.admission]\nkv_reply_tokens = 1',
+            "`admission.kv_reply_tokens` means nothing here",
+        ),
+        (f'name = "a"\nkind = "process"\n{PROGRAM}\n[harnesses.models."no-slash"]', "org/name, without a source"),
+    ],
+)
+def test_a_mistake_in_an_entry_of_a_program_is_named(tmp_path: Path, entry: str, expected: str) -> None:
+    assert expected in complaint(tmp_path, f"[[harnesses]]\n{entry}")
+
+
+def test_two_harnesses_of_one_name_are_an_error(tmp_path: Path) -> None:
+    text = f'[[harnesses]]\nname = "a"\nkind = "process"\n{PROGRAM}\n'
+    assert "`harnesses[1].name`: the name 'a' is taken" in complaint(tmp_path, text + text)
+
+
+def test_a_kind_is_no_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert load(tmp_path, '[[harnesses]]\nname = "process"').harnesses == ()
+    assert "'process' is a kind" in caplog.text
 
 
 def test_the_demo_loads_a_model_that_needs_no_hub() -> None:

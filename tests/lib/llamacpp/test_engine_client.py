@@ -44,8 +44,9 @@ from neuron_lib.errors import (
     PromptTooLong,
     TemplateFailed,
 )
-from neuron_lib.llamacpp.engine_client import Death, EngineClient, News
+from neuron_lib.llamacpp.engine_client import EngineClient, News
 from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
+from neuron_lib.supervision.death import Death
 from neuron_lib.types import FinishReason, Sampling
 from tests.fakes.turns import let_others_run
 

@@ -24,12 +24,13 @@ from neuron_lib.errors import (
     TemplateFailed,
     UnloadFailed,
 )
-from neuron_lib.llamacpp.engine_client import Death, News
+from neuron_lib.llamacpp.engine_client import News
 from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.mailbox import Mailbox
 from neuron_lib.sources.store import LocalModel
+from neuron_lib.supervision.death import Death
 from neuron_lib.types import Sampling
 from tests.fakes.cancelled_spawn import cancel_in_the_spawn
 from tests.fakes.log_lines import said

@@ -5,7 +5,7 @@ import pytest
 
 from neuron_lib.config import AdmissionConfig, DownloadConfig, LlamaCppConfig, PromptCacheConfig
 from neuron_lib.llamacpp.harness import load_command, model_store
-from neuron_lib.llamacpp.placement import default_threads
+from neuron_lib.placement import default_threads
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.types import ContextParams
 

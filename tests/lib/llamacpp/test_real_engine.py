@@ -32,10 +32,10 @@ from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import LlamaCppHarness, load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
-from neuron_lib.llamacpp.placement import openmp_environment, physical_cores
-from neuron_lib.llamacpp.restart_policy import RestartPolicy
-from neuron_lib.llamacpp.supervisor import supervise
+from neuron_lib.placement import openmp_environment, physical_cores
 from neuron_lib.sources.store import LocalModel
+from neuron_lib.supervision.restart_policy import RestartPolicy
+from neuron_lib.supervision.supervisor import supervise
 from neuron_lib.types import (
     ChatRequest,
     Finished,
@@ -90,7 +90,7 @@ async def real_model(
             harness_name="llamacpp",
             devices=(0,),
             rules=AdmissionRules(max_in_flight=8, max_queue_depth=8, max_wait_s=60, max_per_principal=0),
-            max_prompt_tokens=supervisor.facts.n_ctx,
+            max_prompt_tokens=supervisor.latest.facts.n_ctx,
             sampling=SamplingConfig(max_tokens=24),
             isolates_principals=isolates_principals,
             kv_reply_tokens=kv_reply_tokens,

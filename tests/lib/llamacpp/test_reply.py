@@ -51,9 +51,9 @@ from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.harness import load_command
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
-from neuron_lib.llamacpp.restart_policy import RestartPolicy
-from neuron_lib.llamacpp.supervisor import supervise
 from neuron_lib.sources.store import LocalModel
+from neuron_lib.supervision.restart_policy import RestartPolicy
+from neuron_lib.supervision.supervisor import supervise
 from neuron_lib.types import (
     ChatRequest,
     Complete,
@@ -1352,7 +1352,7 @@ async def test_a_model_whose_engine_stands_still_is_not_servable_long_before_the
 async def test_what_an_engine_has_counted_is_told_with_the_size_of_its_cache_once_it_has_beaten() -> None:
     async with model_of() as model:
         engine = model._supervisor.require_engine()
-        model._supervisor._facts = replace(engine.facts, kv_cells=512)
+        model._supervisor.latest._facts = replace(engine.facts, kv_cells=512)
         assert model.measures() is None
         engine.last_beat = Beat(step=1, in_flight=0, rss_bytes=1)
         assert model.measures() is None
@@ -1365,7 +1365,7 @@ async def test_the_measured_speed_bounds_prompts_as_it_is_shown() -> None:
     async with model_of() as model:
         model._prefill_target_s, model._max_prompt_tokens = 100.0, 16384
         engine = model._supervisor.require_engine()
-        model._supervisor._facts = replace(engine.facts, n_ctx=16384)
+        model._supervisor.latest._facts = replace(engine.facts, n_ctx=16384)
         limit = model.info().limit
         assert limit is not None
         assert limit.context == 16384

@@ -11,7 +11,7 @@ from neuron_lib.types import ModelSpec
 
 DEFAULT = ModelSpec(model_id="hub:o/default", harness="one", quant="Q4_K_M", devices=(1,))
 ENTRIES = (
-    ModelEntry(id="o/entry", devices=(2,), pin=True),
+    ModelEntry(id="o/entry", harness="two", devices=(2,), pin=True),
     ModelEntry(id="o/idle", idle_ttl_secs=600),
     ModelEntry(id="o/busy", idle_ttl_secs=0),
 )
@@ -32,10 +32,11 @@ def test_by_default_a_host_does_nothing_by_itself() -> None:
     assert rules.on_demand == ()
 
 
-def test_configured_models_are_loaded_on_demand_by_their_own_spec_or_with_the_first_harness() -> None:
+def test_configured_models_are_loaded_on_demand_by_their_own_spec_or_with_the_harness_of_their_entry() -> None:
     rules = ResidencyRules.from_config(config(on_demand=True))
     assert rules.loadable("o/default") == DEFAULT
-    assert rules.loadable("o/entry") == ModelSpec(model_id="o/entry", harness="one", devices=(2,))
+    assert rules.loadable("o/entry") == ModelSpec(model_id="o/entry", harness="two", devices=(2,))
+    assert rules.loadable("o/idle") == ModelSpec(model_id="o/idle")  # its files decide
     assert rules.loadable("o/other") is None
 
 

@@ -7,7 +7,7 @@ import anyio
 import pytest
 from trio.testing import MockClock
 
-from neuron_lib.llamacpp.device_memory import DeviceMemory
+from neuron_lib.discovery.device_memory import DeviceMemory
 
 pytestmark = pytest.mark.anyio
 

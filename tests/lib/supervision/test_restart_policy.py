@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuron_lib.llamacpp.restart_policy import RestartPolicy
+from neuron_lib.supervision.restart_policy import RestartPolicy
 
 
 def test_the_third_death_in_ten_minutes_is_the_last() -> None:

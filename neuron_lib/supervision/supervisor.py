@@ -5,12 +5,11 @@ Owns the engine of a model and knows nothing of requests. `restart_policy` decid
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final
+from typing import Final, Generic, TypeAlias, TypeVar
 
 import anyio
 from anyio.abc import TaskStatus
 
-from neuron_lib.engine.protocol import ModelFacts
 from neuron_lib.errors import (
     EngineDead,
     LoadFailed,
@@ -20,31 +19,35 @@ from neuron_lib.errors import (
     cause_chain,
     first_leaf,
 )
-from neuron_lib.llamacpp.engine_client import Death, EngineClient
-from neuron_lib.llamacpp.restart_policy import RestartPolicy
 from neuron_lib.logs import FieldLogger, get_logger
+from neuron_lib.supervision.death import Death
+from neuron_lib.supervision.engine import Engine
+from neuron_lib.supervision.restart_policy import RestartPolicy
 
-__all__ = ("EngineSupervisor", "supervise")
+__all__ = ("EngineStarter", "EngineSupervisor", "supervise")
 
 logger: FieldLogger = get_logger(__name__)
 
 _RETRY_AFTER_S: Final = 2
 """The gateway tells its own clients the same about a model that recovers."""
 
-EngineStarter = Callable[[], AbstractAsyncContextManager[EngineClient]]
+
+EngineT = TypeVar("EngineT", bound=Engine)
+
+EngineStarter: TypeAlias = Callable[[], AbstractAsyncContextManager[EngineT]]
 
 
 @asynccontextmanager
 async def supervise(
-    start: EngineStarter, *, model_id: str, policy: RestartPolicy | None = None
-) -> AsyncIterator["EngineSupervisor"]:
+    start: EngineStarter[EngineT], *, model_id: str, policy: RestartPolicy | None = None
+) -> AsyncIterator["EngineSupervisor[EngineT]"]:
     """Keep an engine alive for the length of the block; it has loaded its model when the block begins.
 
     `start` opens a new engine, the same each time. Raises `LoadFailed` if the first one does not load, and
     `SourceUnavailable` if this host has no means to start it now. A later one that does not load has died, which is for
     `policy` to judge; one that cannot be started is tried again as long as the block lasts.
     """
-    supervisor = EngineSupervisor(start, model_id=model_id, policy=policy or RestartPolicy())
+    supervisor = EngineSupervisor[EngineT](start, model_id=model_id, policy=policy or RestartPolicy())
     try:
         async with anyio.create_task_group() as tasks:
             await tasks.start(supervisor._run)
@@ -58,10 +61,10 @@ async def supervise(
         raise leaf from leaf.__cause__
 
 
-class EngineSupervisor:
+class EngineSupervisor(Generic[EngineT]):
     """The engine of a model now, or the wait for the next one."""
 
-    def __init__(self, start: EngineStarter, *, model_id: str, policy: RestartPolicy) -> None:
+    def __init__(self, start: EngineStarter[EngineT], *, model_id: str, policy: RestartPolicy) -> None:
         self.model_id: Final = model_id
         self.restarts: int = 0
         self.last_death: str | None = None
@@ -69,8 +72,8 @@ class EngineSupervisor:
         """Called with the death of an engine that has served, before the requests in it hear of it."""
         self._start: Final = start
         self._policy: Final = policy
-        self._engine: EngineClient | None = None
-        self._facts: ModelFacts | None = None
+        self._engine: EngineT | None = None
+        self._latest: EngineT | None = None
         self._loss: str | None = None
         self._changed = anyio.Event()
 
@@ -78,13 +81,13 @@ class EngineSupervisor:
         return f"<EngineSupervisor {self.model_id} {self._loss or self.engine or 'recovering'}>"
 
     @property
-    def facts(self) -> ModelFacts:
-        """What the model is, as the latest engine found it."""
-        assert self._facts is not None  # the first engine was ready before anybody could ask
-        return self._facts
+    def latest(self) -> EngineT:
+        """The latest engine that has served. It may be dead; what it has said about the model is true."""
+        assert self._latest is not None  # the first engine was ready before anybody could ask
+        return self._latest
 
     @property
-    def engine(self) -> EngineClient | None:
+    def engine(self) -> EngineT | None:
         """The engine that serves; None while there is none."""
         return self._engine if self._engine is not None and self._engine.death is None else None
 
@@ -93,7 +96,7 @@ class EngineSupervisor:
         """Why no engine comes any more; None as long as one serves or will."""
         return self._loss
 
-    def require_engine(self) -> EngineClient:
+    def require_engine(self) -> EngineT:
         """The engine that serves. Raises `Overloaded` while there is none: the next one comes soon."""
         engine = self.engine
         if engine is None:
@@ -105,7 +108,7 @@ class EngineSupervisor:
             )
         return engine
 
-    async def successor(self, dead: EngineClient) -> EngineClient:
+    async def successor(self, dead: EngineT) -> EngineT:
         """Wait for the engine after `dead`. Raises `EngineDead` if none comes."""
         while True:
             if self._loss is not None:
@@ -148,9 +151,9 @@ class EngineSupervisor:
     async def _live(self, on_ready: Callable[[], None]) -> str:
         """The life of one engine; returns how it ended."""
         async with self._start() as engine:
-            self._facts = await engine.wait_ready()
+            await engine.wait_ready()
             engine.on_death = self._note_death
-            self._engine = engine
+            self._engine = self._latest = engine
             self._wake()
             on_ready()
             self.last_death = (await engine.wait_dead()).reason

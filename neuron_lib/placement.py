@@ -13,6 +13,7 @@ from neuron_lib.types import ModelSpec
 from neuron_lib.usable_memory import usable_bytes
 
 __all__ = (
+    "MORE_THAN_ALL_GPUS",
     "Core",
     "default_threads",
     "device_indices",
@@ -22,6 +23,9 @@ __all__ = (
     "physical_cores",
     "visible_devices",
 )
+
+MORE_THAN_ALL_GPUS: Final = 1025
+"""A number of GPUs for a check that does not know how many a host has. A spec names at most index 1023."""
 
 Core = tuple[int, ...]
 """The CPUs of one physical core: one, or its hyper-threads."""

@@ -20,9 +20,9 @@ from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import load_command
-from neuron_lib.llamacpp.restart_policy import RestartPolicy
-from neuron_lib.llamacpp.supervisor import EngineSupervisor, supervise
 from neuron_lib.sources.store import LocalModel
+from neuron_lib.supervision.restart_policy import RestartPolicy
+from neuron_lib.supervision.supervisor import EngineSupervisor, supervise
 
 pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
@@ -35,7 +35,7 @@ LOAD = load_command(
 
 
 @asynccontextmanager
-async def supervised(*modes: str, limit_s: float = 5.0) -> AsyncIterator[EngineSupervisor]:
+async def supervised(*modes: str, limit_s: float = 5.0) -> AsyncIterator[EngineSupervisor[EngineClient]]:
     """The first engines have these modes, one after another; all others are normal."""
     left = iter(modes)
 
@@ -56,7 +56,7 @@ async def supervised(*modes: str, limit_s: float = 5.0) -> AsyncIterator[EngineS
         yield supervisor
 
 
-def process_of(supervisor: EngineSupervisor) -> EngineProcess:
+def process_of(supervisor: EngineSupervisor[EngineClient]) -> EngineProcess:
     """The engine that serves."""
     engine = supervisor.require_engine()
     assert isinstance(engine, EngineProcess)

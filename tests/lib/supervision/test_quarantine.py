@@ -3,8 +3,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from neuron_lib.llamacpp.engine_client import Death
-from neuron_lib.llamacpp.quarantine import Quarantine, fingerprint
+from neuron_lib.supervision.death import Death
+from neuron_lib.supervision.quarantine import Quarantine, fingerprint
 from neuron_lib.types import (
     ChatRequest,
     Complete,

@@ -5,7 +5,7 @@ import psutil
 import pytest
 
 from neuron_lib.errors import LoadFailed
-from neuron_lib.llamacpp.placement import (
+from neuron_lib.placement import (
     Core,
     default_threads,
     device_indices,
@@ -116,8 +116,8 @@ def test_a_kernel_that_does_not_say_counts_every_cpu(tmp_path: Path) -> None:
 def test_there_is_a_thread_for_each_core_that_the_control_groups_give_time_for(
     monkeypatch: pytest.MonkeyPatch, quota: float | None, threads: int
 ) -> None:
-    monkeypatch.setattr("neuron_lib.llamacpp.placement.physical_cores", lambda: ((0,), (1,), (2,), (3,)))
-    monkeypatch.setattr("neuron_lib.llamacpp.placement.cpus_of_cgroups", lambda: quota)
+    monkeypatch.setattr("neuron_lib.placement.physical_cores", lambda: ((0,), (1,), (2,), (3,)))
+    monkeypatch.setattr("neuron_lib.placement.cpus_of_cgroups", lambda: quota)
     assert default_threads() == threads
 
 

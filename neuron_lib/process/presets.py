@@ -1,0 +1,117 @@
+"""What is known of programs that serve models, so that an operator need not say it. A table, and pure.
+
+The programs' own documents say what their options mean. `docs/how-to/use-another-engine.md` says which of the presets
+were run, and which are only text.
+"""
+
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from msgspec import Struct
+
+from neuron_lib.process.entry import Format, PresetName
+
+__all__ = ("PRESETS", "UNKNOWN", "Preset")
+
+
+class Preset(Struct, frozen=True, kw_only=True):
+    """A program. The fields are the keys of `ProcessEntry` with the same names.
+
+    `routes` are paths that are passed on.
+    """
+
+    command: tuple[str, ...] = ()
+    options: Mapping[str, tuple[str, ...]] = {}
+    env: Mapping[str, str] = {}
+    pass_prefixes: tuple[str, ...] = ()
+    formats: tuple[Format, ...] = ("safetensors",)
+    model_name: str = "{model_id}"
+    capabilities: tuple[str, ...] = ("text",)
+    ready_path: str = "/health"
+    health_path: str = "/health"
+    max_in_flight: int = 8
+    routes: tuple[str, ...] = ()
+
+
+UNKNOWN: Final = Preset(ready_path="/v1/models", health_path="/v1/models")
+"""What holds for a program without a preset."""
+
+PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
+    {
+        "llama-server": Preset(
+            command=(
+                *("llama-server", "--model", "{path}", "--host", "{socket}", "--alias", "{model_id}"),
+                *("--parallel", "{max_in_flight}", "--no-webui"),
+            ),
+            options={
+                "n_ctx_total": ("--ctx-size", "{n_ctx_total}"),
+                "chat_template": ("--chat-template-file", "{chat_template}"),
+            },
+            env={"LLAMA_API_KEY": "{api_key}"},
+            formats=("gguf",),
+            max_in_flight=4,
+        ),
+        "llama-cpp-python": Preset(
+            command=(
+                *(sys.executable, "-m", "llama_cpp.server", "--model", "{path}", "--model_alias", "{model_id}"),
+                # Otherwise a request ends the one that runs.
+                *("--host", "{host}", "--port", "{port}", "--interrupt_requests", "false"),
+            ),
+            options={"n_ctx": ("--n_ctx", "{n_ctx}")},
+            env={"API_KEY": "{api_key}"},
+            formats=("gguf",),
+            # The list of models waits for the request that runs. This page does not.
+            ready_path="/openapi.json",
+            health_path="/openapi.json",
+            max_in_flight=1,
+        ),
+        "vllm": Preset(
+            command=(
+                *("vllm", "serve", "{path}", "--uds", "{socket}", "--served-model-name", "{model_id}"),
+                *("--max-num-seqs", "{max_in_flight}"),
+            ),
+            options={
+                "n_ctx": ("--max-model-len", "{n_ctx}"),
+                "chat_template": ("--chat-template", "{chat_template}"),
+                "tensor_parallel": ("--tensor-parallel-size", "{tensor_parallel}"),
+            },
+            env={"VLLM_API_KEY": "{api_key}"},
+            pass_prefixes=("VLLM_", "TORCH_", "TRITON_", "NCCL_"),
+            max_in_flight=64,
+        ),
+        "sglang": Preset(
+            command=(
+                *(sys.executable, "-m", "sglang.launch_server", "--model-path", "{path}"),
+                *("--host", "{host}", "--port", "{port}", "--api-key", "{api_key}"),
+                *("--served-model-name", "{model_id}", "--max-running-requests", "{max_in_flight}"),
+            ),
+            options={
+                "n_ctx": ("--context-length", "{n_ctx}"),
+                "chat_template": ("--chat-template", "{chat_template}"),
+                "tensor_parallel": ("--tp", "{tensor_parallel}"),
+            },
+            pass_prefixes=("SGLANG_", "TORCH_", "TRITON_", "NCCL_"),
+            max_in_flight=64,
+        ),
+        "tabbyapi": Preset(
+            command=(
+                *(sys.executable, "main.py", "--host", "{host}", "--port", "{port}", "--disable-auth", "true"),
+                *("--model-dir", "{path_folder}", "--model-name", "{path_name}"),
+            ),
+            options={"n_ctx": ("--max-seq-len", "{n_ctx}")},
+            model_name="{path_name}",
+        ),
+        "whisper-server": Preset(
+            command=(
+                *("whisper-server", "--model", "{path}", "--host", "{host}", "--port", "{port}"),
+                *("--inference-path", "/v1/audio/transcriptions"),
+            ),
+            formats=("file",),
+            capabilities=(),
+            max_in_flight=1,
+            routes=("/v1/audio/transcriptions",),
+        ),
+    }
+)
