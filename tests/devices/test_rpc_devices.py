@@ -28,7 +28,7 @@ SLACK_BYTES = 24 << 20
         pytest.param(spec((1,)), -1, {"gpu1"}, id="one device"),
         pytest.param(spec((0, 1)), -1, {"gpu0", "gpu1"}, id="two devices"),
         pytest.param(spec(split=2), 12, {"gpu0", "gpu1"}, id="two devices and the CPU"),
-        pytest.param(spec((1, 0)), 1, {"gpu0", "gpu1"}, id="one layer of it", marks=pytest.mark.devices),
+        pytest.param(spec((1, 0)), 8, {"gpu0", "gpu1"}, id="in the other order", marks=pytest.mark.devices),
     ],
 )
 async def test_a_model_on_devices_of_other_hosts_answers_as_on_the_cpu(
