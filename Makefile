@@ -21,7 +21,7 @@ DMYPY_STATUS := .mypy_cache/daemon.json
 DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install deploy clean format check check-fast test test-faults test-examples test-clients soak soak-demand pictures bench
+.PHONY: help run install deploy clean format check check-fast test test-faults test-devices test-examples test-clients soak soak-demand pictures bench
 .PHONY: dist deb test-packages docs changelog release release-check lock
 .DELETE_ON_ERROR:
 
@@ -88,7 +88,7 @@ test: check ## all checks and all tests (ARGS=… for pytest)
 ifeq ($(strip $(ARGS)),)
 	@failed=; \
 	$(PYTEST) -m "not process" -n logical --maxprocesses 8 || failed="$$failed, the tests that start no process"; \
-	$(PYTEST) -m "process and not faults and not packages" -n 2 --dist loadfile --no-loadscope-reorder || \
+	$(PYTEST) -m "process and not faults and not packages and not devices" -n 2 --dist loadfile --no-loadscope-reorder || \
 		failed="$$failed, the tests that start a process"; \
 	$(PYTEST) -m faults -n 2 || failed="$$failed, the fault suite"; \
 	test -z "$$failed" || { echo "failed: $${failed#, }" >&2; exit 1; }
@@ -100,6 +100,9 @@ endif
 
 test-faults: install ## the fault suite alone: what docs/explanation/reliability.md promises (ARGS=… for pytest)
 	$(PYTEST) tests/faults $(ARGS)
+
+test-devices: install ## devices of other hosts, and Vulkan on the CPU where it is built; some of it is a part of `test`
+	$(PYTEST) tests/devices $(ARGS)
 
 test-examples: install ## the programs in examples/, with a real model; a part of `test`
 	$(PYTEST) tests/system/test_examples.py tests/lib/testing/test_example_backend.py $(ARGS)

@@ -15,6 +15,7 @@ from neuron_lib.types import (
     ModelInfo,
     ModelLoad,
     ModelSpec,
+    RpcServer,
     Task,
     Usage,
 )
@@ -29,6 +30,7 @@ __all__ = (
     "PlanningHarness",
     "ProgressReporter",
     "Reply",
+    "RpcHarness",
     "SelectiveHarness",
 )
 
@@ -183,4 +185,13 @@ class SelectiveHarness(Harness, Protocol):
 
         Raises `LoadFailed` for a model that nothing can load, and `SourceUnavailable`.
         """
+        ...
+
+
+@runtime_checkable
+class RpcHarness(Harness, Protocol):
+    """A `Harness` whose models may use devices of other hosts. A backend need not offer this."""
+
+    def rpc_servers(self) -> tuple[RpcServer, ...]:
+        """The servers of those devices; memory only, never blocks."""
         ...

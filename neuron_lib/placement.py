@@ -6,19 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from msgspec import Struct
+
 from neuron_lib.cgroups import cpus_of_cgroups
-from neuron_lib.errors import LoadFailed
+from neuron_lib.errors import LoadFailed, SourceUnavailable
 from neuron_lib.shown import brief
-from neuron_lib.types import ModelSpec
+from neuron_lib.types import ModelSpec, RpcDevice, public_id
 from neuron_lib.usable_memory import usable_bytes
 
 __all__ = (
     "MORE_THAN_ALL_GPUS",
     "Core",
+    "HostDevices",
     "default_threads",
     "device_indices",
-    "gpu_indices",
     "memory_bytes",
+    "needs_more_than_gpus",
     "openmp_environment",
     "physical_cores",
     "visible_devices",
@@ -43,7 +46,7 @@ def device_indices(spec: ModelSpec, *, gpu_count: int) -> tuple[int, ...]:
     were accepted, the model would run elsewhere, or far more slowly, than the operator planned.
     """
     split = spec.tensor_parallel or 1
-    devices = spec.devices or tuple(range(split))
+    devices = _asked(spec)
     if spec.tensor_parallel and len(devices) != split:
         raise LoadFailed(f"tensor_parallel is {split}, but {len(devices)} devices are given", devices=devices)
     if len(set(devices)) < len(devices):
@@ -55,10 +58,61 @@ def device_indices(spec: ModelSpec, *, gpu_count: int) -> tuple[int, ...]:
     return devices
 
 
-def gpu_indices(spec: ModelSpec, *, gpu_count: int, gpu_layers: int) -> tuple[int, ...]:
-    """The GPUs that hold layers of the model; none for a model on the CPU. Raises what `device_indices` raises."""
-    named = device_indices(spec, gpu_count=gpu_count)
-    return named if gpu_count and gpu_layers and spec.devices != () else ()
+class HostDevices(Struct, frozen=True, kw_only=True):
+    """The devices of a host, numbered from 0: its GPUs, then the devices of its RPC servers.
+
+    `gpu_memory_mb` and `rpc_memory_mb` are their memory in MiB. `missing` says why there may be devices after those,
+    such as a server that does not answer; "" if these are all.
+    """
+
+    gpu_memory_mb: tuple[int, ...] = ()
+    rpc: tuple[RpcDevice, ...] = ()
+    rpc_memory_mb: tuple[int, ...] = ()
+    missing: str = ""
+
+    @property
+    def memory_mb(self) -> tuple[int, ...]:
+        """The memory of all devices in MiB."""
+        return self.gpu_memory_mb + self.rpc_memory_mb
+
+    def indices(self, spec: ModelSpec, *, gpu_layers: int) -> tuple[int, ...]:
+        """The devices that hold layers of the model; none for a model on the CPU.
+
+        Raises `SourceUnavailable` if they are among the devices that are missing, and what `device_indices` raises.
+        """
+        count = len(self.memory_mb)
+        if not needs_more_than_gpus(spec, gpu_count=len(self.gpu_memory_mb)):
+            count = len(self.gpu_memory_mb)
+        elif self.missing and max(_asked(spec)) >= count:
+            model_id = public_id(spec.model_id)
+            text = f"{model_id}: devices {brief(_asked(spec))} are asked for, and {self.missing}"
+            raise SourceUnavailable(text, model_id=model_id)
+        named = device_indices(spec, gpu_count=count)
+        return named if count and gpu_layers and spec.devices != () else ()
+
+    def gpus(self, indices: Sequence[int]) -> tuple[int, ...]:
+        """Those of the devices that are GPUs of this host."""
+        return tuple(index for index in indices if index < len(self.gpu_memory_mb))
+
+    def rpc_indices(self, indices: Sequence[int]) -> tuple[int, ...]:
+        """Those of the devices that RPC servers have."""
+        return tuple(index for index in indices if index >= len(self.gpu_memory_mb))
+
+    def rpc_devices(self, indices: Sequence[int]) -> tuple[RpcDevice, ...]:
+        """Where the devices of RPC servers are."""
+        return tuple(self.rpc[index - len(self.gpu_memory_mb)] for index in self.rpc_indices(indices))
+
+
+def needs_more_than_gpus(spec: ModelSpec, *, gpu_count: int) -> bool:
+    """Whether a spec names a device that no GPU of the host is, so one of an RPC server if there are any.
+
+    A spec that names no device never means an RPC server.
+    """
+    return bool(spec.devices or spec.tensor_parallel) and max(_asked(spec)) >= gpu_count
+
+
+def _asked(spec: ModelSpec) -> tuple[int, ...]:
+    return spec.devices or tuple(range(spec.tensor_parallel or 1))
 
 
 def memory_bytes(spec: ModelSpec, *, gpu_memory_mb: Sequence[int]) -> int:
@@ -73,11 +127,16 @@ def memory_bytes(spec: ModelSpec, *, gpu_memory_mb: Sequence[int]) -> int:
     return own_bytes or usable_bytes()
 
 
-def visible_devices(spec: ModelSpec, *, gpu_count: int) -> dict[str, str]:
-    """The variables that confine an engine to the devices of the spec. Empty `devices` mean the CPU."""
+def visible_devices(spec: ModelSpec, *, gpu_count: int, rpc_count: int = 0) -> dict[str, str]:
+    """The variables that confine an engine to the GPUs of the spec. Empty `devices` mean the CPU.
+
+    The devices of RPC servers, whose number is `rpc_count`, are no GPUs of this host.
+    """
     if spec.devices is None and gpu_count == 0:
         return {}
-    devices = () if spec.devices == () else device_indices(spec, gpu_count=gpu_count)
+    devices = () if spec.devices == () else device_indices(spec, gpu_count=gpu_count + rpc_count)
+    if rpc_count:
+        devices = tuple(index for index in devices if index < gpu_count)
     visible = ",".join(map(str, devices))
     return {
         "CUDA_VISIBLE_DEVICES": visible,

@@ -240,4 +240,5 @@ class Host:
             cpus=UNSET if cpus is None else cpus,
             access=self.entrance.rules.state() or UNSET,
             reload=self.reloads(),
+            rpc_servers=self.registry.rpc_servers() or UNSET,
         )

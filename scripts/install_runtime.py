@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ("ProgressLine", "built_fraction", "compiler_environment", "locked_block", "wheel_options")
+__all__ = ("ProgressLine", "built_fraction", "compiler_environment", "has_rpc", "locked_block", "wheel_options")
 
 _ROOT: Final = Path(__file__).parents[1]
 _LOCKS: Final = (_ROOT / "requirements/build.txt", _ROOT / "requirements/runtime.txt")
@@ -71,8 +72,12 @@ def wheel_options(place: str, block: str) -> list[str]:
 
 
 def compiler_environment(environ: Mapping[str, str], cmake_args: str, *, ccache: str | None) -> dict[str, str]:
-    """The variables of a build: only libllama, on all cores, and through ccache if `ccache` is the path of it."""
+    """The variables of a build: libllama and the server of its RPC, on all cores, and through ccache if `ccache` is the
+    path of it.
+    """
     words = ["-DLLAVA_BUILD=OFF", f"-DCMAKE_PROJECT_INCLUDE='{_ROOT / 'scripts/libllama_only.cmake'}'"]
+    # The transport RDMA would be built in wherever its library is found, and the result would start nowhere else.
+    words += ["-DGGML_RPC=ON", "-DGGML_RPC_RDMA=OFF"]
     added: dict[str, str] = {}
     if ccache is not None:
         words += [f"-DCMAKE_{language}_COMPILER_LAUNCHER='{ccache}'" for language in ("C", "CXX")]
@@ -81,6 +86,11 @@ def compiler_environment(environ: Mapping[str, str], cmake_args: str, *, ccache:
         added = {"CCACHE_BASEDIR": tempfile.gettempdir(), "CCACHE_NOHASHDIR": "1", "SKBUILD_BUILD_DIR": "build"}
     cores = {"CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1)}
     return {**cores, **added, **environ, "CMAKE_ARGS": " ".join([*words, cmake_args]).strip()}
+
+
+def has_rpc(packages: Path) -> bool:
+    """Whether the llama.cpp in a folder of packages was built with RPC, as `compiler_environment` asks for it."""
+    return any(packages.glob("llama_cpp/lib/libggml-rpc*"))
 
 
 def built_fraction(line: str) -> float | None:
@@ -144,6 +154,11 @@ def _compile(cmake_args: str, block: str) -> int:
         requirement.write_text(block, encoding="utf-8")
         command = [*_PIP, "--verbose", "--require-hashes", "--no-deps", *anew, "-r", str(requirement)]
         status = _watch(command, environ, log, with_ccache=ccache is not None)
+        if status == 0 and not cmake_args and not has_rpc(Path(sysconfig.get_path("platlib"))):
+            # An older version of this program has installed it, or put it into the cache: the options were others then.
+            _run([*_PIP[:3], "cache", "remove", block.split(maxsplit=1)[0].replace("==", "-").replace("-", "_", 2)])
+            command.insert(len(_PIP), "--force-reinstall")
+            status = _watch(command, environ, log, with_ccache=ccache is not None)
     if status != 0:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         print(*lines[-_SHOWN_LINES:], sep="\n", file=sys.stderr)

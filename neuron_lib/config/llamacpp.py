@@ -1,6 +1,6 @@
 """The table of the llama.cpp backend, `[harness.llamacpp]`. `neuron_lib.llamacpp.backend` registers it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -13,10 +13,12 @@ from neuron_lib.config.schema import (
     SamplingConfig,
     SourceConfig,
 )
-from neuron_lib.config.values import AnyPath, AnyPaths, Scheme, keep_as_paths
+from neuron_lib.config.values import AnyPath, AnyPaths, RpcAddress, Scheme, keep_as_paths
 from neuron_lib.types import ContextParams
 
 __all__ = ("LlamaCppConfig",)
+
+_LAST_PORT: Final = 65535
 
 
 class LlamaCppConfig(ContextParams, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,6 +34,9 @@ class LlamaCppConfig(ContextParams, frozen=True, kw_only=True, forbid_unknown_fi
     `stall_timeout_secs` is replaced. With `special_tokens_in_messages` a message that spells a control token
     (`<|im_end|>`) writes that token. Without it, which is safe, the spelling is text. `memory_check` is what becomes of
     a load that needs more memory than is free: `refuse` ends it before any weights are read, `warn` goes on.
+
+    `rpc_servers` are RPC servers of llama.cpp on other hosts, whose devices come after the GPUs of this host. The
+    protocol has no authentication and no encryption.
     """
 
     hf_cache: AnyPath | None = None
@@ -45,6 +50,7 @@ class LlamaCppConfig(ContextParams, frozen=True, kw_only=True, forbid_unknown_fi
     stall_timeout_secs: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
     special_tokens_in_messages: bool = False
     memory_check: Literal["refuse", "warn"] = "refuse"
+    rpc_servers: Annotated[tuple[RpcAddress, ...], Meta(max_length=16)] = ()
     prompt_cache: PromptCacheConfig = PromptCacheConfig()
     context_limit: ContextLimitConfig = ContextLimitConfig()
     admission: AdmissionConfig = AdmissionConfig()
@@ -57,4 +63,10 @@ class LlamaCppConfig(ContextParams, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError(msg)
         if (seats := self.admission.max_in_flight) > self.n_batch:
             msg = f"n_batch is {self.n_batch}, too small for one token of each of {seats} requests"
+            raise ValueError(msg)
+        if twice := sorted({each for each in self.rpc_servers if self.rpc_servers.count(each) > 1}):
+            msg = f"rpc_servers names {', '.join(twice)} twice"
+            raise ValueError(msg)
+        if wrong := [each for each in self.rpc_servers if int(each.rpartition(":")[2]) > _LAST_PORT]:
+            msg = f"rpc_servers names {', '.join(wrong)}: a port is at most {_LAST_PORT}"
             raise ValueError(msg)

@@ -23,6 +23,7 @@ __all__ = (
     "Repository",
     "Requests",
     "Revision",
+    "RpcAddress",
     "Scheme",
     "Seconds",
     "SocketMode",
@@ -90,6 +91,13 @@ Origin: TypeAlias = Annotated[
         pattern=r"^(\*|[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@]+/?)\Z",
         max_length=300,
         description="an origin such as https://app.example.org, or *",
+    ),
+]
+RpcAddress: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?:[1-9][0-9]{0,4}\Z",
+        description="the name or the IPv4 address of a host, and a port: host:50052",
     ),
 ]
 Place: TypeAlias = Annotated[

@@ -82,6 +82,7 @@ from neuron_lib.errors import (
 )
 from neuron_lib.llama.bindings import init_backend
 from neuron_lib.llama.context import Context
+from neuron_lib.llama.devices import use_rpc
 from neuron_lib.llama.grammar import GrammarCompiler
 from neuron_lib.llama.model import Model
 from neuron_lib.llama.vector_context import VectorContext
@@ -215,6 +216,7 @@ class Engine:
     def _load_and_step(self, load: Load) -> None:
         """The engine thread's life."""
         init_backend()
+        use_rpc(load.rpc_devices)
         plan = plan_load(load)
         is_refused = plan is not None and not plan.fits and load.refuses_unfit and not load.plan_only
         self.send(Planned(plan, is_refused=is_refused))
@@ -224,7 +226,12 @@ class Engine:
             raise LoadFailed("the model does not fit into memory")
         if plan is not None and not plan.fits:
             logger.warning("the model needs more memory than is free, and memory_check lets it load: %s", plan.needs)
-        with Model(Path(load.path), gpu_layers=load.context.gpu_layers, on_progress=self._progress()) as model:
+        with Model(
+            Path(load.path),
+            gpu_layers=load.context.gpu_layers,
+            on_progress=self._progress(),
+            beside_gpus=load.beside_gpus,
+        ) as model:
             require_servable(model)
             if model.can_chat:
                 self._chat(model, load, plan)

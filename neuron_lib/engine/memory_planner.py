@@ -45,7 +45,13 @@ def plan_load(load: Load) -> MemoryPlan | None:
         logger.warning("this build of llama.cpp does not say what it allocates, so no load is checked before it begins")
         return None
     path = Path(load.path)
-    with Model(path, gpu_layers=load.context.gpu_layers, on_progress=lambda _: True, is_dry=True) as model:
+    with Model(
+        path,
+        gpu_layers=load.context.gpu_layers,
+        on_progress=lambda _: True,
+        is_dry=True,
+        beside_gpus=load.beside_gpus,
+    ) as model:
         require_servable(model)
         process_bytes = bytes_resident() + _ENGINE_BYTES + _VOCABULARY_BYTES * model.vocab.n_tokens
         room = _Room(

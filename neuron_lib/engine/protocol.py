@@ -22,6 +22,7 @@ from neuron_lib.types import (
     FinishReason,
     Grammar,
     MemoryPlan,
+    RpcDevice,
     Sampling,
     SamplingParams,
     TokenLogprob,
@@ -95,6 +96,8 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     `refuses_unfit` it ends instead of loading a model that does not fit. With `assumes_empty` the plan is made as if no
     other program took any memory. `host_limit_bytes` is how much of the host's memory the model may take even if more
     is free, None for all.
+
+    The model is shared out among `rpc_devices`, and with `beside_gpus` among the GPUs that the process sees as well.
     """
 
     path: str
@@ -113,6 +116,8 @@ class Load(Struct, frozen=True, kw_only=True, tag="load"):
     refuses_unfit: bool = True
     assumes_empty: bool = False
     host_limit_bytes: int | None = None
+    rpc_devices: tuple[RpcDevice, ...] = ()
+    beside_gpus: bool = True
 
 
 class _Writing(Struct, frozen=True, kw_only=True):

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
-from neuron_lib.llama.bindings import init_backend, lib, native_function
+from neuron_lib.llama.bindings import init_backend, native_function
 from neuron_lib.llama.build_facts import LlamaBuild
-from neuron_lib.llama.devices import free_bytes, gpu_handles
+from neuron_lib.llama.devices import can_use_rpc, free_bytes, gpu_handles, sees_gpu
 
 __all__ = ("describe_build", "main")
 
@@ -24,7 +24,8 @@ def describe_build() -> LlamaBuild:
     init_backend()
     return LlamaBuild(
         binding_version=version("llama-cpp-python"),
-        supports_gpu=bool(lib.llama_supports_gpu_offload()),
+        supports_gpu=sees_gpu(),
+        supports_rpc=can_use_rpc(),
         gpus=tuple(
             f"{_name(device)}, {free_bytes(f'gpu{index}') >> 20} MiB free" for index, device in enumerate(gpu_handles())
         ),

@@ -13,6 +13,7 @@ import msgspec
 from neuron_lib.config import SamplingConfig
 from neuron_lib.errors import LoadFailed
 from neuron_lib.llama.bindings import lib, progress_callback
+from neuron_lib.llama.devices import sees_gpu, wanted_handles
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.modality import CHAT, capabilities_of, why_not_servable
 from neuron_lib.types import SamplingParams
@@ -50,9 +51,18 @@ class Model:
     """Owns the native model. Use it as a context manager, and close every `Context` of the model first."""
 
     def __init__(
-        self, path: Path, *, gpu_layers: int, on_progress: Callable[[float], bool], is_dry: bool = False
+        self,
+        path: Path,
+        *,
+        gpu_layers: int,
+        on_progress: Callable[[float], bool],
+        is_dry: bool = False,
+        beside_gpus: bool = True,
     ) -> None:
         """Load `path`. Blocks until the model is loaded. A negative `gpu_layers` puts all layers on the GPU.
+
+        The model is shared out among the devices of RPC servers, if `devices.use_rpc` has named some, and with
+        `beside_gpus` also among the GPUs of this host.
 
         `on_progress(fraction)` is called often, with 0.0 to 1.0; it stops the load by returning False. With `is_dry`
         no weights are read and nothing is allocated for them (`neuron_lib.llama.dry_run`). The header and the
@@ -62,6 +72,10 @@ class Model:
         if is_dry:
             params.no_alloc, params.load_mode = True, lib.LLAMA_LOAD_MODE_NONE
         params.n_gpu_layers = gpu_layers
+        handles = wanted_handles(beside_gpus=beside_gpus)
+        if handles is not None:
+            named = (ctypes.c_void_p * (len(handles) + 1))(*handles, None)  # libllama copies it during the load
+            params.devices = ctypes.cast(named, ctypes.c_void_p)
         callback = progress_callback(on_progress)
         params.progress_callback = callback
         self._pointer: Any = lib.llama_model_load_from_file(os.fsencode(path), params)
@@ -106,8 +120,10 @@ class Model:
 
     @property
     def supports_gpu(self) -> bool:
-        """Whether this llama.cpp was built for GPUs. A build for CPUs computes every layer on the CPU, silently."""
-        return bool(lib.llama_supports_gpu_offload())
+        """Whether this llama.cpp was built for GPUs and sees one. A build for CPUs computes every layer on the CPU,
+        silently.
+        """
+        return sees_gpu()
 
     @property
     def description(self) -> str:

@@ -21,17 +21,24 @@ from neuron_lib.errors import UnloadFailed
 from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.os_errors import start_error
 
-__all__ = ("engine_log", "open_engine_child")
+__all__ = ("engine_log", "open_engine_child", "with_rpc_servers")
 
 engine_logger: FieldLogger = get_logger("neuron_lib.engine")
 
-_DEATH_MARKS: Final = ("GGML_ASSERT", "what():", "libgomp: ")
+_RPC_MARKS: Final = ("Remote RPC server", "RPC handshake failed", "Failed to connect to")
+_DEATH_MARKS: Final = ("GGML_ASSERT", "what():", "libgomp: ", *_RPC_MARKS)
 """Words in the lines that native code writes when it ends the process."""
 
 
 def engine_log(*, model_id: str, pid: int) -> ChildLog:
     """What an engine writes, as records of the logger `neuron_lib.engine`."""
     return ChildLog(engine_logger, fields={"model_id": model_id, "pid": pid}, death_marks=_DEATH_MARKS)
+
+
+def with_rpc_servers(told: str, servers: Sequence[str]) -> str:
+    """The reason of a death, with the RPC servers if it tells of one. libllama names none that it has lost."""
+    is_lost = bool(servers) and any(mark in told for mark in _RPC_MARKS)
+    return f"it lost an RPC server, one of {', '.join(servers)}: {told}" if is_lost else told
 
 
 @asynccontextmanager

@@ -80,14 +80,18 @@ class EngineClient(Engine):
         watchdog: EngineWatchdog,
         read: SocketReader = read_socket,
         gpus: Sequence[int] = (),
+        rpc: Sequence[int] = (),
     ) -> None:
-        """`read` reads the engine's socket. `gpus` are the host's numbers of the GPUs that the engine sees."""
+        """`read` reads the engine's socket. `gpus` are the host's numbers of the GPUs that the engine sees, and `rpc`
+        those of the devices of RPC servers.
+        """
         super().__init__(model_id=model_id)
         self.last_beat: Beat | None = None
         self._watchdog: Final = watchdog
         self._on_progress: Final = on_progress
         self._read: Final = read
         self._gpus: Final = gpus
+        self._rpc: Final = rpc
         self._decoder: Final = report_decoder()
         self._facts: ModelFacts | None = None
         self._is_planned = anyio.Event()  # or dead
@@ -241,7 +245,7 @@ class EngineClient(Engine):
             case Progress(fraction):
                 self._on_progress(fraction)
             case Planned(plan, is_refused):
-                shown = None if plan is None else on_host(plan, gpus=self._gpus)
+                shown = None if plan is None else on_host(plan, gpus=self._gpus, rpc=self._rpc)
                 self._planned = Planned(shown, is_refused=is_refused)
                 self._is_planned.set()
             case Ready(facts):

@@ -14,7 +14,7 @@ from anyio.abc import ByteReceiveStream
 from neuron_lib.child.process import Child, describe_exit, watch
 from neuron_lib.engine.protocol import Abort, Load, ProtocolError
 from neuron_lib.errors import NeuronError, SourceUnavailable, first_leaf
-from neuron_lib.llamacpp.engine_child import engine_log, open_engine_child
+from neuron_lib.llamacpp.engine_child import engine_log, open_engine_child, with_rpc_servers
 from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.engine_watchdog import EngineWatchdog
 from neuron_lib.logs import FieldLogger, get_logger
@@ -50,6 +50,7 @@ async def open_engine(
     ends_with_thread: bool = False,
     read: SocketReader = read_socket,
     gpus: Sequence[int] = (),
+    rpc: Sequence[int] = (),
     close_limit_s: float = _CLOSE_LIMIT_S,
     stall_limit_s: float = _STALL_LIMIT_S,
     silence_limit_s: float = _SILENCE_LIMIT_S,
@@ -59,11 +60,12 @@ async def open_engine(
     """An engine process that is loading `load` when the block begins and is gone when the block has ended.
 
     Await `EngineProcess.wait_ready` inside. `command` is the program to start; it gets `--fd N` appended. `gpus` are
-    the host's numbers of the GPUs that the environment shows to the engine. An engine ends when the daemon does; with
-    `ends_with_thread` the kernel sees to that too, see `LlamaCppHarness`. An engine that has work and takes no step for
-    `stall_limit_s`, or says nothing for `silence_limit_s`, is told to abort, then sent SIGABRT, then SIGKILL, with up
-    to `abort_limit_s` for each. Raises `SourceUnavailable` while the host is out of descriptors, memory or processes,
-    and `UnloadFailed` for an engine that is still there `kill_limit_s` after its SIGKILL.
+    the host's numbers of the GPUs that the environment shows to the engine, and `rpc` those of `load.rpc_devices`. An
+    engine ends when the daemon does; with `ends_with_thread` the kernel sees to that too, see `LlamaCppHarness`. An
+    engine that has work and takes no step for `stall_limit_s`, or says nothing for `silence_limit_s`, is told to abort,
+    then sent SIGABRT, then SIGKILL, with up to `abort_limit_s` for each. Raises `SourceUnavailable` while the host is
+    out of descriptors, memory or processes, and `UnloadFailed` for an engine that is still there `kill_limit_s` after
+    its SIGKILL.
     """
     async with open_engine_child(
         command,
@@ -80,6 +82,8 @@ async def open_engine(
             watchdog=EngineWatchdog(stall_limit_s=stall_limit_s, silence_limit_s=silence_limit_s),
             read=read,
             gpus=gpus,
+            rpc=rpc,
+            rpc_servers=tuple(dict.fromkeys(device.server for device in load.rpc_devices)),
         )
         try:
             async with anyio.create_task_group() as tasks:
@@ -109,8 +113,12 @@ class EngineProcess(EngineClient):
         watchdog: EngineWatchdog,
         read: SocketReader = read_socket,
         gpus: Sequence[int] = (),
+        rpc: Sequence[int] = (),
+        rpc_servers: Sequence[str] = (),
     ) -> None:
-        super().__init__(model_id=model_id, on_progress=on_progress, watchdog=watchdog, read=read, gpus=gpus)
+        """See `open_engine`. `rpc_servers` are the addresses that the engine is connected to."""
+        super().__init__(model_id=model_id, on_progress=on_progress, watchdog=watchdog, read=read, gpus=gpus, rpc=rpc)
+        self._rpc_servers: Final = rpc_servers
         self.pid: Final = process.pid
         self._log: Final = engine_log(model_id=model_id, pid=process.pid)
         self._process: Final = process
@@ -149,6 +157,8 @@ class EngineProcess(EngineClient):
     async def _watch_progress(self, abort_limit_s: float) -> None:
         """End an engine that stands still: politely, then so that it shows where it is, then for certain."""
         verdict = await watch(self._watchdog)
+        if self._rpc_servers:
+            verdict = f"{verdict}; one of its RPC servers may hang: {', '.join(self._rpc_servers)}"
         self._fatal = self._fatal or verdict
         logger.error("engine stands still, ending it", extra={"model_id": self.model_id, "reason": verdict})
         self.post(Abort())
@@ -161,4 +171,5 @@ class EngineProcess(EngineClient):
     def _epitaph(self) -> str:
         ended = self._fatal or describe_exit(self._process.returncode)
         words = self._log.last_words if self._fatal else self._log.words_before(self._process.returncode)
-        return f"{ended} ({words})" if words else ended
+        told = f"{ended} ({words})" if words else ended
+        return with_rpc_servers(told, self._rpc_servers)

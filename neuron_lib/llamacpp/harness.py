@@ -23,12 +23,14 @@ from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.llamacpp.memory_fit import does_not_fit
+from neuron_lib.llamacpp.rpc_client import ask_rpc_server
+from neuron_lib.llamacpp.rpc_servers import AskRpcServer, RpcServers
 from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.placement import (
+    HostDevices,
     default_threads,
-    device_indices,
-    gpu_indices,
     memory_bytes,
+    needs_more_than_gpus,
     openmp_environment,
     physical_cores,
     visible_devices,
@@ -39,7 +41,16 @@ from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.formats import GGUF
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.supervision.supervisor import EngineStarter, supervise
-from neuron_lib.types import ContextParams, LoadProgress, LoadStage, MemoryPlan, ModelSpec, public_id
+from neuron_lib.types import (
+    ContextParams,
+    LoadProgress,
+    LoadStage,
+    MemoryPlan,
+    ModelSpec,
+    RpcDevice,
+    RpcServer,
+    public_id,
+)
 
 __all__ = ("LlamaCppHarness", "admission_rules", "load_command", "model_store")
 
@@ -73,6 +84,7 @@ class LlamaCppHarness:
         read: SocketReader = read_socket,
         read_memory: Callable[[Collection[int]], Awaitable[int | None]] = read_memory_used_mb,
         host_limit_bytes: Callable[[], int | None] = lambda: None,
+        ask_rpc: AskRpcServer = ask_rpc_server,
     ) -> None:
         """Engines and fetch processes end when the daemon ends.
 
@@ -80,6 +92,7 @@ class LlamaCppHarness:
         them. That suits only asyncio in the main thread, because trio starts processes from threads that come and go.
         `read` reads the sockets of engines. `read_memory` says how much memory of the given GPUs is taken, in MiB.
         `host_limit_bytes` says how much of the host's memory a model may take even if more is free, None for all.
+        `ask_rpc` asks an RPC server for its devices.
         """
         self._config: Final = config or LlamaCppConfig()
         self._environ: Final = os.environ if environ is None else environ
@@ -89,6 +102,7 @@ class LlamaCppHarness:
         self._read: Final = read
         self._read_memory: Final = read_memory
         self._host_limit_bytes: Final = host_limit_bytes
+        self._rpc: Final = RpcServers(self._config.rpc_servers, ask=ask_rpc)
         self._needs: dict[tuple[ModelSpec, int | None, int | None, tuple[int, ...]], Mapping[str, int]] = {}
         self._store: Final = model_store(
             self._config, models=models, environ=self._environ, ends_with_thread=ends_with_thread
@@ -110,19 +124,26 @@ class LlamaCppHarness:
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:
         return await self._store.capabilities(model_id)
 
+    def rpc_servers(self) -> tuple[RpcServer, ...]:
+        """See `neuron_lib.harness.RpcHarness`."""
+        return self._rpc.states(gpu_count=len(self._gpu_memory_mb()))
+
     @asynccontextmanager
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
         config = self._config
         local = await self._fetch(spec, report)
-        load = self._load(local)
         report(LoadProgress(stage=LoadStage.LOADING, fraction=0.0))
-        devices = self._gpus(spec)  # asked now: GPUs may have been found during the fetch
+        host = await self._host(spec)  # asked now: GPUs may have been found during the fetch
+        devices = host.indices(spec, gpu_layers=config.gpu_layers)
+        gpus = host.gpus(devices)
+        load = self._load(local, host.rpc_devices(devices), beside_gpus=bool(gpus))
         start: EngineStarter[EngineClient] = self._engine(
-            load, spec, model_id=model_id, on_progress=partial(_report_weights, report)
+            load, spec, host, model_id=model_id, on_progress=partial(_report_weights, report)
         )
-        memory = DeviceMemory(partial(self._read_memory, devices) if devices else _no_reading)
+        memory = DeviceMemory(partial(self._read_memory, gpus) if gpus else _no_reading)
         async with (
             memory.returned(),
+            self._rpc.held(_servers(load), model_id=model_id),
             supervise(start, model_id=model_id) as supervisor,
             memory.taken(is_unchanged=lambda: supervisor.engine is not None and supervisor.restarts == 0),
         ):
@@ -143,7 +164,7 @@ class LlamaCppHarness:
                     "chat_template": facts.chat_template,
                 },
             )
-            if devices and not facts.supports_gpu:
+            if gpus and not facts.supports_gpu:
                 logger.warning(
                     "llama.cpp was built without GPU support, so this model computes on the CPU although the host has "
                     "a GPU. `neuron doctor` says how to change that",
@@ -164,7 +185,7 @@ class LlamaCppHarness:
 
     async def estimate(self, spec: ModelSpec) -> MemoryPlan:
         """See `neuron_lib.harness.Estimator`. Takes an engine process, which ends without loading anything."""
-        return await self._plan(spec, assumes_empty=False)
+        return await self._plan(spec, await self._host(spec), assumes_empty=False)
 
     async def memory_need(self, spec: ModelSpec) -> Mapping[str, int]:
         """See `neuron_lib.harness.PlanningHarness`: the plan of a load on a host without other models.
@@ -172,75 +193,114 @@ class LlamaCppHarness:
         A plan takes a process and a second or two. So the last needs are kept, as long as the files, the limit and the
         GPUs are the same.
         """
+        host = await self._host(spec)
         size_bytes = await self._store.size_bytes(spec)
-        key = spec, size_bytes, self._host_limit_bytes(), tuple(self._gpu_memory_mb())
+        key = spec, size_bytes, self._host_limit_bytes(), host.memory_mb
         needs = None if size_bytes is None else self._needs.get(key)
         if needs is None:
-            needs = self._needs[key] = (await self._plan(spec, assumes_empty=True)).needs
+            devices = host.indices(spec, gpu_layers=self._config.gpu_layers)
+            if self._rpc.user_of([device.server for device in host.rpc_devices(devices)]) is not None:
+                return {}  # a server that is in use cannot be asked
+            needs = self._needs[key] = (await self._plan(spec, host, assumes_empty=True)).needs
             if len(self._needs) > _MOST_NEEDS:
                 del self._needs[next(iter(self._needs))]
         return needs
 
-    async def _plan(self, spec: ModelSpec, *, assumes_empty: bool) -> MemoryPlan:
+    async def _plan(self, spec: ModelSpec, host: HostDevices, *, assumes_empty: bool) -> MemoryPlan:
         model_id = public_id(spec.model_id)
         with anyio.move_on_after(_PLAN_LIMIT_S):
             async with anyio.TemporaryDirectory(prefix="neuron-outline-") as folder:
-                room_bytes = self._room_bytes(spec)
+                room_bytes = self._room_bytes(spec, host)
                 local = await self._store.outline(spec, into=Path(folder), room_bytes=room_bytes)
-                return await self._plan_of(local, spec, assumes_empty=assumes_empty)
+                return await self._plan_of(local, spec, host, assumes_empty=assumes_empty)
         raise SourceUnavailable(f"{model_id}: no memory plan after {_PLAN_LIMIT_S:g} s", model_id=model_id)
 
-    async def _plan_of(self, local: LocalModel, spec: ModelSpec, *, assumes_empty: bool) -> MemoryPlan:
-        load = self._load(local)
+    async def _plan_of(
+        self, local: LocalModel, spec: ModelSpec, host: HostDevices, *, assumes_empty: bool
+    ) -> MemoryPlan:
+        model_id = public_id(spec.model_id)
+        devices = host.indices(spec, gpu_layers=self._config.gpu_layers)
+        load = self._load(local, host.rpc_devices(devices), beside_gpus=bool(host.gpus(devices)))
         load = structs.replace(load, plan_only=True, assumes_empty=assumes_empty)
-        start = self._engine(load, spec, model_id=public_id(spec.model_id), on_progress=lambda _: None)
+        if (used := self._rpc.user_of(_servers(load))) is not None:
+            server, other = used
+            text = f"{model_id}: no memory plan, because the RPC server {server} serves {other} and nothing else"
+            raise LoadFailed(text, model_id=model_id)
+        start = self._engine(load, spec, host, model_id=model_id, on_progress=lambda _: None)
         async with start() as engine:
             return await engine.wait_planned()
 
-    def _load(self, local: LocalModel) -> Load:
+    def _load(self, local: LocalModel, rpc_devices: tuple[RpcDevice, ...], *, beside_gpus: bool) -> Load:
         load = load_command(self._config, local, environ=self._environ)
-        return structs.replace(load, host_limit_bytes=self._host_limit_bytes())
+        host_limit_bytes = self._host_limit_bytes()
+        return structs.replace(
+            load,
+            host_limit_bytes=host_limit_bytes,
+            rpc_devices=rpc_devices,
+            beside_gpus=beside_gpus or not rpc_devices,
+        )
 
     def _engine(
-        self, load: Load, spec: ModelSpec, *, model_id: str, on_progress: Callable[[float], None]
+        self, load: Load, spec: ModelSpec, host: HostDevices, *, model_id: str, on_progress: Callable[[float], None]
     ) -> Callable[[], AbstractAsyncContextManager[EngineProcess]]:
-        """Starts an engine of a model, whenever it is called. Raises `LoadFailed` for devices that there are not."""
-        gpu_count = len(self._gpu_memory_mb())
-        return partial(
+        """Starts an engine of a model, whenever it is called. Then raises `SourceUnavailable` while an RPC server of
+        the model does not answer.
+        """
+        devices = host.indices(spec, gpu_layers=self._config.gpu_layers)
+        environment = self._environment(
+            spec, threads=load.context.threads, gpu_count=len(host.gpu_memory_mb), rpc_count=len(host.rpc)
+        )
+        start = partial(
             open_engine,
             load,
             model_id=model_id,
-            environment=self._environment(spec, threads=load.context.threads, gpu_count=gpu_count),
+            environment=environment,
             on_progress=on_progress,
             stall_limit_s=self._config.stall_timeout_secs,
             ends_with_thread=self._ends_with_thread,
             read=self._read,
-            gpus=self._gpus(spec),
+            gpus=host.gpus(devices),
+            rpc=host.rpc_indices(devices),
         )
+        return partial(self._start_beside_servers, start, load, model_id) if load.rpc_devices else start
 
-    def _gpus(self, spec: ModelSpec) -> tuple[int, ...]:
-        return gpu_indices(spec, gpu_count=len(self._gpu_memory_mb()), gpu_layers=self._config.gpu_layers)
+    @asynccontextmanager
+    async def _start_beside_servers(
+        self, start: Callable[[], AbstractAsyncContextManager[EngineProcess]], load: Load, model_id: str
+    ) -> AsyncIterator[EngineProcess]:
+        await self._rpc.require(_servers(load), model_id=model_id)
+        async with start() as engine:
+            yield engine
+
+    async def _host(self, spec: ModelSpec) -> HostDevices:
+        """The devices of this host. RPC servers are asked for theirs if the spec names a device that no GPU is."""
+        gpu_memory_mb = self._gpu_memory_mb()
+        if self._rpc.addresses and needs_more_than_gpus(spec, gpu_count=len(gpu_memory_mb)):
+            await self._rpc.look()
+            return self._rpc.devices(self._gpu_memory_mb())
+        return HostDevices(gpu_memory_mb=tuple(gpu_memory_mb))
 
     async def _fetch(self, spec: ModelSpec, report: ProgressReporter) -> LocalModel:
         """Bring the model here. What this host cannot have is refused before anything is fetched."""
-        room_bytes, most_bytes = self._room_bytes(spec), await self._most_bytes()
-        admit = None if most_bytes is None else partial(self._require_fit, spec)
+        host = await self._host(spec)
+        room_bytes, most_bytes = self._room_bytes(spec, host), await self._most_bytes(host)
+        admit = None if most_bytes is None else partial(self._require_fit, spec, host)
         return await self._store.fetch(spec, report=report, room_bytes=room_bytes, most_bytes=most_bytes, admit=admit)
 
-    async def _require_fit(self, spec: ModelSpec, outline: LocalModel) -> None:
+    async def _require_fit(self, spec: ModelSpec, host: HostDevices, outline: LocalModel) -> None:
         """Refuse a model that does not fit, before it is fetched. The load decides if there is no plan."""
         model_id = public_id(spec.model_id)
         plan = None
         try:
             with anyio.move_on_after(_PLAN_LIMIT_S):
-                plan = await self._plan_of(outline, spec, assumes_empty=False)
+                plan = await self._plan_of(outline, spec, host, assumes_empty=False)
         except (LoadFailed, SourceUnavailable) as error:
             logger.info("no memory plan before the fetch: %s", error.log_message, extra={"model_id": model_id})
         if plan is not None and not plan.fits:
             raise does_not_fit(plan, model_id=model_id)
 
-    async def _most_bytes(self) -> int | None:
-        """What is free of the host's memory, and all memory of its GPUs: more than that no weights can have.
+    async def _most_bytes(self, host: HostDevices) -> int | None:
+        """What is free of the host's memory, and all memory of its devices: more than that no weights can have.
 
         None if a load that does not fit may go on.
         """
@@ -248,22 +308,28 @@ class LlamaCppHarness:
             return None
         free_bytes = await anyio.to_thread.run_sync(usable_memory.free_bytes)
         host_bytes = usable_memory.usable_bytes() if free_bytes is None else free_bytes
-        return host_bytes + (sum(self._gpu_memory_mb()) << 20)
+        return host_bytes + (sum(host.memory_mb) << 20)
 
-    def _room_bytes(self, spec: ModelSpec) -> int:
-        """The memory that a default quant should fit into. Raises `LoadFailed` for devices that there are not."""
-        gpu_memory_mb = tuple(self._gpu_memory_mb())
-        device_indices(spec, gpu_count=len(gpu_memory_mb))
-        return memory_bytes(spec, gpu_memory_mb=gpu_memory_mb if self._config.gpu_layers else ())
+    def _room_bytes(self, spec: ModelSpec, host: HostDevices) -> int:
+        """The memory that a default quant should fit into. Raises `LoadFailed` for devices that there are not, and
+        `SourceUnavailable` for devices of an RPC server that never answered.
+        """
+        used = host.indices(spec, gpu_layers=self._config.gpu_layers)
+        return memory_bytes(spec, gpu_memory_mb=host.memory_mb if used else ())
 
-    def _environment(self, spec: ModelSpec, *, threads: int, gpu_count: int) -> dict[str, str]:
+    def _environment(self, spec: ModelSpec, *, threads: int, gpu_count: int, rpc_count: int) -> dict[str, str]:
         # With GPUs the threads are bound to no core. The engines of several GPUs would all be bound to the first ones.
         cores = () if gpu_count else physical_cores()
         return {
             **engine_environment(self._environ),
             **openmp_environment(self._environ, threads=threads, cores=cores),
-            **visible_devices(spec, gpu_count=gpu_count),
+            **visible_devices(spec, gpu_count=gpu_count, rpc_count=rpc_count),
         }
+
+
+def _servers(load: Load) -> tuple[str, ...]:
+    """The RPC servers that a load uses, each once."""
+    return tuple(dict.fromkeys(device.server for device in load.rpc_devices))
 
 
 def admission_rules(config: AdmissionConfig) -> AdmissionRules:

@@ -11,9 +11,12 @@ from neuron_lib.types import MemoryPlan
 __all__ = ("does_not_fit", "on_host")
 
 
-def on_host(plan: MemoryPlan, *, gpus: Sequence[int]) -> MemoryPlan:
-    """The plan with the host's numbers of the GPUs. An engine sees only `gpus`, and counts them from 0."""
+def on_host(plan: MemoryPlan, *, gpus: Sequence[int], rpc: Sequence[int] = ()) -> MemoryPlan:
+    """The plan with the host's numbers of the devices. An engine sees only `gpus` and the devices `rpc` of RPC servers,
+    and counts each kind from 0.
+    """
     names = {f"gpu{seen}": f"gpu{index}" for seen, index in enumerate(gpus)}
+    names |= {f"rpc{seen}": f"gpu{index}" for seen, index in enumerate(rpc)}
     return structs.replace(
         plan,
         devices=tuple(structs.replace(need, device=names.get(need.device, need.device)) for need in plan.devices),

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from neuron_lib.errors import LoadFailed, Overloaded, OverloadReason, UnknownHarness
-from neuron_lib.harness import Estimator, Harness, PlanningHarness, SelectiveHarness
+from neuron_lib.harness import Estimator, Harness, PlanningHarness, RpcHarness, SelectiveHarness
 from neuron_lib.registry.harness_by_format import HarnessByFormat
 from neuron_lib.shown import clip
-from neuron_lib.types import MemoryPlan, ModelSpec, public_id
+from neuron_lib.types import MemoryPlan, ModelSpec, RpcServer, public_id
 
 __all__ = ("Harnesses",)
 
@@ -60,6 +60,11 @@ class Harnesses:
             problem = f"has the harnesses {', '.join(self.names)}: name one of them" if self.names else "has no harness"
             raise UnknownHarness(f"this host {problem}", model_id=public_id(spec.model_id))
         return self._by_name[self.names[0]]
+
+    def rpc_servers(self) -> tuple[RpcServer, ...]:
+        """The servers of devices of other hosts, of all harnesses; see `RpcHarness`."""
+        harnesses = dict.fromkeys(self._by_name.values())
+        return tuple(each for one in harnesses if isinstance(one, RpcHarness) for each in one.rpc_servers())
 
     async def estimate(self, spec: ModelSpec) -> MemoryPlan:
         """How a load of this spec would be done now; see `Estimator`.

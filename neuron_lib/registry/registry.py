@@ -57,6 +57,7 @@ from neuron_lib.types import (
     ModelLoad,
     ModelSpec,
     ResidencyCounts,
+    RpcServer,
     Task,
     UnloadingModel,
     public_id,
@@ -194,6 +195,10 @@ class Registry:
     def harness_names(self) -> tuple[str, ...]:
         """The registered harnesses' own names."""
         return self._harnesses.names
+
+    def rpc_servers(self) -> tuple[RpcServer, ...]:
+        """The servers of devices of other hosts, with what is known of them. Memory only."""
+        return self._harnesses.rpc_servers()
 
     @property
     def can_choose_harness(self) -> bool:

@@ -70,6 +70,7 @@ from neuron_lib.types.models import (
     Servable,
     UnloadingModel,
 )
+from neuron_lib.types.rpc import RpcDevice, RpcServer, RpcServerState
 from neuron_lib.types.sampling import CommonSampling, Sampling, SamplingParams
 from neuron_lib.types.tasks import Chat, ChatRequest, Complete, Detokenize, Embed, Rerank, Task, Tokenize, is_whole
 from neuron_lib.types.unread import UnreadArray, UnreadObject
@@ -137,6 +138,9 @@ __all__ = (
     "Rerank",
     "ResidencyCounts",
     "RestartEvent",
+    "RpcDevice",
+    "RpcServer",
+    "RpcServerState",
     "Sampling",
     "SamplingParams",
     "Servable",

@@ -5,6 +5,7 @@ from enum import StrEnum
 from msgspec import UNSET, Struct, UnsetType
 
 from neuron_lib.types.models import FailedLoad, LoadingModel, ModelLoad, UnloadingModel
+from neuron_lib.types.rpc import RpcServer
 
 __all__ = (
     "AccessState",
@@ -158,7 +159,7 @@ class Health(Struct, frozen=True, kw_only=True):
     unloaded, until its memory is back. `lost` lists models that were given up after their engines had died, with the
     reason, until they are loaded again. `memory` and `cpus` are the latest readings of the host. They are UNSET before
     the first one. `access` is left out by a program that checks its callers by itself. `reload` is UNSET until the host
-    has read its configuration again. The gateway ignores these seven.
+    has read its configuration again. `rpc_servers` is UNSET on a host without them. The gateway ignores these eight.
     """
 
     uptime_secs: int
@@ -172,3 +173,4 @@ class Health(Struct, frozen=True, kw_only=True):
     cpus: HostCpus | UnsetType = UNSET
     access: AccessState | UnsetType = UNSET
     reload: Reload | UnsetType = UNSET
+    rpc_servers: tuple[RpcServer, ...] | UnsetType = UNSET

@@ -72,13 +72,15 @@ def examine(options: ConfigOptions, environ: Mapping[str, str]) -> Iterator[Find
     yield findings.judge_packages(missing_packages(), python)
     devices = anyio.run(partial(find_devices, run=partial(run_tool, deadline_s=_TOOL_LIMIT_S)))
     yield findings.judge_driver(devices, has_nvidia_card=host_facts.has_nvidia_card())
+    build = host_facts.ask_build(environ)
     yield findings.judge_binding(
-        host_facts.ask_build(environ),
+        build,
         devices,
         python=python,
         wants_gpu=findings.wants_gpu(config),
         version=_binding_version(),
     )
+    yield from findings.judge_rpc(build, anyio.run(host_facts.ask_rpc_servers, config))
     yield from (findings.judge_cache(source, _cache_facts(place)) for source, place in _caches(config, environ))
     yield findings.judge_port(_port_facts(config, environ))
     yield from _rights(config, path, devices)

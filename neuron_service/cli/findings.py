@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -11,6 +11,7 @@ from msgspec import Struct
 from neuron_lib.config import Config, LlamaCppConfig, unix_path
 from neuron_lib.discovery.probe import Found
 from neuron_lib.llama.build_facts import LlamaBuild
+from neuron_lib.llamacpp.rpc_client import RpcMemory
 from neuron_lib.sizes import format_size
 from neuron_lib.types import HostCpus, HostMemory
 from neuron_service.http.listening import place_of
@@ -32,6 +33,7 @@ __all__ = (
     "judge_nodes",
     "judge_packages",
     "judge_port",
+    "judge_rpc",
     "wants_gpu",
     "worst",
 )
@@ -168,6 +170,26 @@ def judge_binding(
         fix = "look at CUDA_VISIBLE_DEVICES and its like, at the permissions below, and at the vendor it was built for"
         return _failed("binding", detail, fix, os.EX_UNAVAILABLE)
     return _ok("binding", f"{name} sees {'; '.join(build.gpus)}")
+
+
+def judge_rpc(build: LlamaBuild | str, servers: Mapping[str, Sequence[RpcMemory] | str]) -> list[Finding]:
+    """The RPC servers of the configuration by their addresses: their devices, or why a server does not tell them.
+
+    A server that serves a model answers nobody else, so no answer is a warning.
+    """
+    if servers and isinstance(build, LlamaBuild) and not build.supports_rpc:
+        detail = "the configuration has rpc_servers, and llama-cpp-python was built without RPC"
+        fix = "install it again with CMAKE_ARGS=-DGGML_RPC=ON, as `make` does"
+        return [_failed("rpc", detail, fix, os.EX_UNAVAILABLE)]
+    found = []
+    for address, said in servers.items():
+        if isinstance(said, str):
+            fix = "start the server there, or unload the model that uses it; a load waits for nobody"
+            found.append(_warning("rpc", said, fix))
+        else:
+            free = ", ".join(f"{memory.free_bytes >> 20} of {memory.total_bytes >> 20} MiB free" for memory in said)
+            found.append(_ok("rpc", f"{address} has {len(said)} devices: {free}"))
+    return found
 
 
 def judge_cache(source: str, facts: CacheFacts) -> Finding:

@@ -12,16 +12,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import anyio
 import msgspec
 
-from neuron_lib.config import unix_path
+from neuron_lib.config import Config, LlamaCppConfig, unix_path
 from neuron_lib.discovery.probe import Found
 from neuron_lib.llama.build_facts import LlamaBuild
 from neuron_lib.llamacpp.engine_environment import engine_environment
+from neuron_lib.llamacpp.rpc_client import NoRpcAnswer, RpcMemory, ask_rpc_server
 from neuron_service.http.listening import bind, is_taken
 
 __all__ = (
     "ask_build",
+    "ask_rpc_servers",
     "clock_is_behind_s",
     "clock_is_synchronised",
     "has_nvidia_card",
@@ -63,6 +66,24 @@ def ask_build(environ: Mapping[str, str], command: Sequence[str] = _BUILD_COMMAN
     except (IndexError, msgspec.MsgspecError):
         last = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         return last[:_LONGEST_REASON] or f"the process ended with status {child.returncode}"
+
+
+async def ask_rpc_servers(config: Config) -> dict[str, tuple[RpcMemory, ...] | str]:
+    """The devices of each RPC server of the configuration. A text says why a server does not tell them."""
+    table = config.harness.get("llamacpp")
+    addresses = table.rpc_servers if isinstance(table, LlamaCppConfig) else ()
+    answers: dict[str, tuple[RpcMemory, ...] | str] = dict.fromkeys(addresses, "")
+
+    async def ask(address: str) -> None:
+        try:
+            answers[address] = await ask_rpc_server(address)
+        except NoRpcAnswer as error:
+            answers[address] = str(error)
+
+    async with anyio.create_task_group() as tasks:
+        for address in addresses:
+            tasks.start_soon(ask, address)
+    return answers
 
 
 def has_nvidia_card(devices: Path = _PCI) -> bool:

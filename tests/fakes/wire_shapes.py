@@ -154,6 +154,16 @@ class Reload(Strict):
     failed: list[FailedLoad] | UnsetType = UNSET
 
 
+class RpcServer(Strict):
+    address: str
+    state: Literal["unknown", "free", "in_use", "lost"]
+    devices: list[Unsigned] | UnsetType = UNSET
+    memory_total_mb: list[Unsigned] | UnsetType = UNSET
+    memory_free_mb: list[Unsigned] | UnsetType = UNSET
+    model_id: str | UnsetType = UNSET
+    problem: str | UnsetType = UNSET
+
+
 class Health(Strict):
     uptime_secs: Unsigned
     devices: list[DeviceHealth]
@@ -166,6 +176,7 @@ class Health(Strict):
     cpus: HostCpus | UnsetType = UNSET
     access: Access | UnsetType = UNSET
     reload: Reload | UnsetType = UNSET
+    rpc_servers: list[RpcServer] | UnsetType = UNSET
 
 
 class Limit(Strict):

@@ -6,7 +6,14 @@ from pathlib import Path
 import pip
 import pytest
 
-from scripts.install_runtime import ProgressLine, built_fraction, compiler_environment, locked_block, wheel_options
+from scripts.install_runtime import (
+    ProgressLine,
+    built_fraction,
+    compiler_environment,
+    has_rpc,
+    locked_block,
+    wheel_options,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,6 +73,16 @@ def test_ccache_is_used_where_it_is_and_what_the_environment_says_stays() -> Non
     using = compiler_environment(environ, "", ccache="/usr/bin/ccache")
     assert "-DCMAKE_CXX_COMPILER_LAUNCHER='/usr/bin/ccache'" in using["CMAKE_ARGS"]
     assert {name: using[name] for name in environ} == environ
+
+
+def test_rpc_is_built_in_unless_the_options_say_otherwise(tmp_path: Path) -> None:
+    words = compiler_environment({}, "-DGGML_RPC=OFF", ccache=None)["CMAKE_ARGS"].split()
+    assert words.index("-DGGML_RPC=ON") < words.index("-DGGML_RPC=OFF")  # CMake takes the last one
+    assert not has_rpc(tmp_path)
+    library = tmp_path / "llama_cpp/lib/libggml-rpc.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    assert has_rpc(tmp_path)
 
 
 @pytest.mark.parametrize(

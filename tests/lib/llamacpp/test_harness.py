@@ -8,7 +8,7 @@ import pytest
 
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
 from neuron_lib.errors import LoadFailed, PreflightFailed, TemplateFailed
-from neuron_lib.llama.bindings import lib
+from neuron_lib.llama.devices import sees_gpu
 from neuron_lib.llamacpp import LlamaCppHarness
 from neuron_lib.types import ChatRequest, LoadProgress, LoadStage, ModelSpec, ModelStatus
 from tests.fakes.model_cache import REPOSITORY, put
@@ -98,7 +98,7 @@ async def test_a_model_shows_the_gpus_that_it_uses_and_none_on_the_cpu(
     spec = ModelSpec(model_id="org/demo", harness="llamacpp", devices=devices)
     async with harness.open(spec, model_id="org/demo", report=lambda _: None) as model:
         assert model.info().devices == shown
-    is_silent = not shown or bool(lib.llama_supports_gpu_offload())
+    is_silent = not shown or sees_gpu()
     assert ("built without GPU support" in caplog.text) is not is_silent
 
 
