@@ -10,6 +10,7 @@ import anyio
 
 from neuron_lib.backend import Backend, HarnessSetup
 from neuron_lib.config import Config
+from neuron_lib.errors import ConfigError, cause_chain
 from neuron_lib.harness import Harness
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.types import public_id
@@ -91,7 +92,10 @@ def say_who_is_let_in(config: Config, rules: EntranceRules) -> None:
 async def make_harnesses(
     host: Host, config: Config, environ: Mapping[str, str], backends: Sequence[Backend[Any]]
 ) -> list[Offer]:
-    """Make the harnesses. Each in a thread, because its imports take long and probes must be answered."""
+    """Make the harnesses. Each in a thread, because its imports take long and probes must be answered.
+
+    Raises `ConfigError` that names a backend that cannot be made.
+    """
     setup = HarnessSetup(
         models=config.models,
         environ=environ,
@@ -101,11 +105,17 @@ async def make_harnesses(
         read=read_socket,
         host_limit_bytes=lambda: host_memory_bytes(config.residency.memory_mb) if host.registry.makes_room else None,
     )
-    return [
-        (await anyio.to_thread.run_sync(backend.make, backend.of(config), setup), backend.aliases)
-        for backend in backends
-        if backend.name in host.harnesses
-    ]
+    offers: list[Offer] = []
+    for backend in backends:
+        if backend.name in host.harnesses:
+            try:
+                harness = await anyio.to_thread.run_sync(backend.make, backend.of(config), setup)
+                logger.debug("harness made", extra={"harness": harness.name})
+            except Exception as error:  # a backend of another package may raise anything
+                text = f"the backend {backend.name!r} in `harnesses` cannot be made: {cause_chain(error)}"
+                raise ConfigError(text, harness=backend.name) from error
+            offers.append((harness, backend.aliases))
+    return offers
 
 
 def endpoint_url(config: Config, sock: socket.socket) -> str:
