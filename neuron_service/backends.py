@@ -59,16 +59,17 @@ def _fault_of(backend: object) -> str | None:
     """Why something is no backend that the configuration can have a table for; None if it is one."""
     if not isinstance(backend, Backend):
         return "is no `neuron_lib.backend.Backend`"
-    names: tuple[object, ...] = (backend.name, *backend.aliases)
+    said: Any = backend  # its types are promised, and nobody has checked them
+    names: tuple[object, ...] = (said.name, *said.aliases)
     if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
         return "has a name or an alias that is not made of letters, digits, `_` and `-`"
-    if not (isinstance(backend.struct, type) and issubclass(backend.struct, Struct)):
+    if not (isinstance(said.struct, type) and issubclass(said.struct, Struct)):
         return "has a `struct` that is no msgspec Struct"
     try:
-        backend.struct()
+        said.struct()
     except Exception as error:  # noqa: BLE001 - a class of somebody else may raise anything
         return f"has a `struct` that cannot be made without a table in the file: {cause_chain(error)}"
-    return None if callable(backend.make) else "has a `make` that is no function"
+    return None if callable(said.make) else "has a `make` that is no function"
 
 
 def _leave_out(plugin: "EntryPoint", reason: str) -> None:

@@ -95,7 +95,7 @@ def test_bytes_of_another_place_than_was_asked_for_are_not_taken(tmp_path: Path)
     def one_byte_later(offset: int, count: int) -> Iterator[Answer]:
         yield Answer(offset + 1, len(content), iter([content[offset + 1 : offset + 1 + count]]))
 
-    with pytest.raises(MalformedGguf, match="became shorter|ends"):
+    with pytest.raises(MalformedGguf, match="became shorter"):
         fetch_outline(one_byte_later, tmp_path / "m.gguf", size_bytes=len(content), note_progress=lambda: None)
     assert (tmp_path / "m.gguf").read_bytes() == bytes(len(content))
 
