@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Itera
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import ExitStack, suppress
 from inspect import isawaitable
-from threading import Thread
+from threading import Thread, current_thread
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, TypeVarTuple, overload
 
@@ -21,6 +21,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from neuron_lib.errors import ShuttingDown, first_leaf
 from neuron_lib.harness import Harness, Reply
+from neuron_lib.registry.event_log import HostEvents
 from neuron_lib.registry.registry import Registry
 from neuron_lib.registry.startup import ActivationTracker, load_default_models
 from neuron_lib.types import (
@@ -28,6 +29,7 @@ from neuron_lib.types import (
     Chat,
     FailedLoad,
     GenerationEvent,
+    HostEvent,
     LoadingModel,
     MemoryPlan,
     ModelInfo,
@@ -68,6 +70,7 @@ class BlockingRegistry:
         self._backend = backend
         self._pid = 0  # of the process in which it was opened
         self._portal: BlockingPortal | None = None  # None before it is opened
+        self._thread: Thread | None = None  # with the event loop; None before it is opened
         self._closing: anyio.Event | None = None  # set by `close`; None unless it is open
         self._ended = Future[None]()
 
@@ -83,7 +86,8 @@ class BlockingRegistry:
         self._pid = os.getpid()
         opened = Future[BlockingPortal]()
         # A daemon, because the interpreter would otherwise wait for the thread before it calls `close`.
-        Thread(target=self._run, args=[opened], name="neuron registry", daemon=True).start()
+        self._thread = Thread(target=self._run, args=[opened], name="neuron registry", daemon=True)
+        self._thread.start()
         try:
             self._portal = opened.result()
         except BaseException:
@@ -181,9 +185,9 @@ class BlockingRegistry:
         try:
             return self._portal.start_task_soon(function, *args)
         except RuntimeError as error:
-            if self._closing is None:
-                raise ShuttingDown from error
-            raise  # called in the thread of the event loop
+            if current_thread() is self._thread:
+                raise
+            raise ShuttingDown from error
 
     def _iterate(self, items: AsyncGenerator[_Item]) -> Iterator[_Item]:
         try:
@@ -272,6 +276,22 @@ class BlockingRegistry:
         The iterator belongs to one thread. It has no end of its own until the registry is closed, so leave the loop.
         """
         return self._iterate(self._registry.loading_changes())
+
+    def events(self, after: str | None = None) -> Iterator[HostEvent]:
+        """What happens on this host, as it happens. Each step waits for an event. See `Registry.events`.
+
+        The iterator belongs to one thread. The events are those after this call, whenever the first step is made. The
+        iterator ends when the registry is closed.
+        """
+        return _each(self, self.call(self._registry.events, after))
+
+
+def _each(registry: BlockingRegistry, events: HostEvents) -> Iterator[HostEvent]:
+    try:
+        while batch := registry.call(events.next_batch):
+            yield from batch
+    except ShuttingDown:
+        pass
 
 
 class BlockingReply:

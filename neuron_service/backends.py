@@ -3,17 +3,20 @@
 A package offers a backend by an entry point of the group `neuron.harnesses` that leads to its `Backend`.
 """
 
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import Struct
+
 from neuron_lib.backend import Backend
+from neuron_lib.errors import cause_chain
 from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.logs import get_logger
 from neuron_lib.process.backend import PROCESS
-from neuron_lib.shown import brief
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -24,6 +27,7 @@ logger = get_logger(__name__)
 
 GROUP: Final = "neuron.harnesses"
 """The group of the entry points."""
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 def offered(
@@ -39,17 +43,34 @@ def offered(
     for plugin in sorted(plugins, key=lambda each: each.name):
         try:
             backend = plugin.load()
-        except Exception as error:  # noqa: BLE001 - a package of somebody else may raise anything
-            _leave_out(plugin, f"importing {plugin.value!r} raised {brief(error)}")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a package of somebody else may raise anything
+            _leave_out(plugin, f"importing {plugin.value!r} raised {cause_chain(error)}")
             continue
         taken = {name for each in found for name in (each.name, *each.aliases)}
-        if not isinstance(backend, Backend):
-            _leave_out(plugin, f"{plugin.value!r} is no `neuron_lib.backend.Backend`")
+        if fault := _fault_of(backend):
+            _leave_out(plugin, f"{plugin.value!r} {fault}")
         elif taken & {backend.name, *backend.aliases}:
             _leave_out(plugin, f"another backend has the name {backend.name!r} or one of its aliases")
         else:
             found.append(backend)
     return tuple(found)
+
+
+def _fault_of(backend: object) -> str | None:
+    """Why something is no backend that the configuration can have a table for; None if it is one."""
+    if not isinstance(backend, Backend):
+        return "is no `neuron_lib.backend.Backend`"
+    said: Any = backend  # its types are promised, and nobody has checked them
+    names: tuple[object, ...] = (said.name, *said.aliases)
+    if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in names):
+        return "has a name or an alias that is not made of letters, digits, `_` and `-`"
+    if not (isinstance(said.struct, type) and issubclass(said.struct, Struct)):
+        return "has a `struct` that is no msgspec Struct"
+    try:
+        said.struct()
+    except Exception as error:  # noqa: BLE001 - a class of somebody else may raise anything
+        return f"has a `struct` that cannot be made without a table in the file: {cause_chain(error)}"
+    return None if callable(said.make) else "has a `make` that is no function"
 
 
 def _leave_out(plugin: "EntryPoint", reason: str) -> None:

@@ -10,6 +10,7 @@ import anyio
 
 from neuron_lib.backend import Backend, HarnessSetup
 from neuron_lib.config import Config, store_settings
+from neuron_lib.errors import ConfigError, cause_chain
 from neuron_lib.harness import Harness
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.types import public_id
@@ -91,7 +92,10 @@ def say_who_is_let_in(config: Config, rules: EntranceRules) -> None:
 async def make_harnesses(
     host: Host, config: Config, environ: Mapping[str, str], backends: Sequence[Backend[Any]]
 ) -> list[Offer]:
-    """Make the harnesses. Each in a thread, because its imports take long and probes must be answered."""
+    """Make the harnesses. Each in a thread, because its imports take long and probes must be answered.
+
+    Raises `ConfigError` that names a backend that cannot be made.
+    """
     setup = HarnessSetup(
         models=config.models,
         environ=environ,
@@ -103,12 +107,22 @@ async def make_harnesses(
         store=next(iter(store_settings(config).values()), None),
     )
     offers = [
-        (await anyio.to_thread.run_sync(backend.make, table, setup), backend.aliases)
+        (await _made(backend, table, setup), backend.aliases)
         for backend in backends
         for table in (backend.entries(config) if backend.has_many else (backend.of(config),))
         if backend.has_many or backend.name in host.harnesses
     ]
     return sorted(offers, key=lambda offer: _rank(offer[0].name, host.harnesses))
+
+
+async def _made(backend: Backend[Any], table: Any, setup: HarnessSetup) -> Harness:
+    try:
+        harness = await anyio.to_thread.run_sync(backend.make, table, setup)
+        logger.debug("harness made", extra={"harness": harness.name})
+    except Exception as error:  # a backend of another package may raise anything
+        text = f"the backend {backend.name!r} in `harnesses` cannot be made: {cause_chain(error)}"
+        raise ConfigError(text, harness=backend.name) from error
+    return harness
 
 
 def _rank(name: str, names: Sequence[str]) -> int:

@@ -58,6 +58,8 @@ def _fetch(open_range: OpenRange, descriptor: int, *, offset: int, count: int) -
     """Write `count` bytes of the hub's file at `offset`. Returns how many there were."""
     with open_range(offset, count) as body:
         written = 0
+        if body.offset > offset:  # other bytes than those that were asked for
+            return written
         for chunk in _from(body, offset):
             part = chunk[: count - written]
             written += os.pwrite(descriptor, part, offset + written)

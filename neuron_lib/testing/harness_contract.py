@@ -185,6 +185,8 @@ async def a_reply_that_is_left_frees_its_seat(subject: Subject) -> None:
                     _stumble()
             except ZeroDivisionError:
                 pass
+            else:
+                raise AssertionError("leaving a reply swallows the exception of the block")
             await _until_idle(model)
             async with model.run(subject.request()) as reply:
                 assert isinstance((await _read(reply))[-1], Finished), "the reply after that does not finish"
@@ -239,8 +241,9 @@ async def a_task_that_the_model_cannot_do_is_refused(subject: Subject) -> None:
             if "rerank" not in able:
                 tasks.append(Rerank(model_id=subject.model_id, query="hi", documents=("hi",)))
             for task in tasks:
+                reply = model.run(task)  # which refuses nothing
                 try:
-                    async with model.run(task):
+                    async with reply:
                         pass
                 except RequestRejected:
                     continue

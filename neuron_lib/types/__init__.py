@@ -42,6 +42,7 @@ from neuron_lib.types.host_events import (
     ModelEvent,
     ProgressEvent,
     RejectionEvent,
+    ReloadEvent,
     ReplyEvent,
     RestartEvent,
 )
@@ -133,6 +134,7 @@ __all__ = (
     "RejectionEvent",
     "Relevance",
     "Reload",
+    "ReloadEvent",
     "ReplyEvent",
     "ReplyOutcome",
     "Rerank",

@@ -15,7 +15,7 @@ from threading import Thread
 from typing import Final, NoReturn
 
 from neuron_lib.config import Config
-from neuron_lib.errors import ConfigError, cause_chain
+from neuron_lib.errors import ConfigError, cause_chain, first_leaf
 from neuron_lib.types import public_id
 from neuron_service.cli.configuration import config_path, log_level, read_settings
 from neuron_service.cli.no_such_model import NoSuchModel
@@ -193,9 +193,11 @@ def _serve(
                     collector=collector,
                 )
         except Exception as error:
-            logger.critical("the service failed", exc_info=True)
-            notifier.fail(f"failed: {cause_chain(error)}", number=0)
-            status = os.EX_SOFTWARE
+            reason = first_leaf(error) if isinstance(error, ExceptionGroup) else error
+            is_bug = not isinstance(reason, ConfigError)
+            logger.critical("the service failed: %s", cause_chain(reason), exc_info=is_bug)
+            notifier.fail(f"failed: {cause_chain(reason)}", number=0)
+            status = os.EX_SOFTWARE if is_bug else os.EX_CONFIG
         # A thread that hangs in a download or a driver must not keep a drained process alive.
         logging.shutdown()
         os._exit(status)

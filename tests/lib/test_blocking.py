@@ -17,10 +17,13 @@ from neuron_lib import (
     FailedLoad,
     Finished,
     GenerationEvent,
+    HostEvent,
     LoadFailed,
     LoadProgress,
     LoadStage,
+    ModelEvent,
     ModelNotLoaded,
+    ModelPhase,
     ModelSpec,
     PromptTooLong,
     Registry,
@@ -194,6 +197,37 @@ def test_a_program_follows_a_load_that_goes_on_meanwhile(backend: str) -> None:
         assert load.result().id == "o/a"
 
 
+def test_events_are_those_since_they_were_asked_for_and_end_with_the_registry(backend: str) -> None:
+    with registry_of(backend=backend) as registry:
+        events = registry.events()
+        closed = registry.events()
+        registry.load(SPEC)
+        seen: list[HostEvent] = []
+        for event in events:
+            seen.append(event)
+            if isinstance(event, ModelEvent) and event.phase is ModelPhase.SERVING:
+                break
+        resumed = next(registry.events(seen[0].id))
+    phases = [event.phase for event in seen if isinstance(event, ModelEvent)]
+    assert phases == [ModelPhase.LOADING, ModelPhase.SERVING]
+    assert resumed == seen[1]
+    assert [*closed] == []
+
+
+@pytest.mark.parametrize("end", [SystemExit(3), KeyboardInterrupt()])
+def test_a_function_that_ends_the_event_loop_closes_the_registry_and_is_raised(end: BaseException) -> None:
+    def run() -> None:
+        raise end
+
+    registry = registry_of().open()
+    with pytest.raises(type(end)):
+        registry.call(run)
+    with pytest.raises(ShuttingDown):
+        registry.list_models()
+    with pytest.raises(type(end)):
+        registry.close()
+
+
 def test_default_models_can_load_in_the_background() -> None:
     may_load = anyio.Event()
     with registry_of(ScriptedModel(may_load=may_load)) as registry:
@@ -221,7 +255,6 @@ def test_what_a_registry_knows_can_be_asked() -> None:
 REACHED_BY_CALL = {
     "close_admission",
     "endpoint",
-    "events",
     "fetched_bytes",
     "follow",
     "loaded_unix_s",
@@ -230,6 +263,8 @@ REACHED_BY_CALL = {
     "recent_events",
     "residency_counts",
     "set_residency",
+    "tell_refused_load",
+    "tell_reload",
     "tick_age_s",
     "wait_idle",
 }

@@ -3,7 +3,7 @@
 import logging
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec import Struct
@@ -21,6 +21,10 @@ class Table(Struct, frozen=True):
     pass
 
 
+class WithoutDefault(Struct, frozen=True):
+    port: int
+
+
 def make(_table: Table, _setup: HarnessSetup) -> Harness:
     return ScriptedHarness(name="echo")
 
@@ -35,7 +39,7 @@ class Plugin(EntryPoint):
     leads_to: Any
 
     def load(self) -> Any:
-        if isinstance(self.leads_to, Exception):
+        if isinstance(self.leads_to, BaseException):
             raise self.leads_to
         return self.leads_to
 
@@ -57,6 +61,13 @@ def test_the_own_backend_comes_first_and_then_those_of_packages() -> None:
         (ImportError("no such library"), "no such library"),
         ("text", "is no `neuron_lib.backend.Backend`"),
         (LLAMACPP, "another backend has the name"),
+        (SystemExit(7), "raised SystemExit: 7"),
+        (Backend(name=cast("Any", 3), struct=Table, make=make), "has a name or an alias"),
+        (Backend(name="two words", struct=Table, make=make), "has a name or an alias"),
+        (Backend(name="echo", aliases=("",), struct=Table, make=make), "has a name or an alias"),
+        (Backend(name="echo", struct=cast("Any", int), make=make), "no msgspec Struct"),
+        (Backend(name="echo", struct=cast("Any", WithoutDefault), make=make), "cannot be made without a table"),
+        (Backend(name="echo", struct=Table, make=cast("Any", None)), "is no function"),
     ],
 )
 def test_what_is_no_backend_is_left_out_with_a_warning_and_the_others_stay(

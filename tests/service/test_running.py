@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from neuron_lib.backend import Backend, HarnessSetup
 from neuron_lib.config import Config, HarnessEntry, HttpConfig, ModelEntry, ResidencyConfig
+from neuron_lib.errors import ConfigError
 from neuron_lib.harness import Harness
 from neuron_lib.testing import ScriptedHarness
 from neuron_lib.types import ModelSpec
@@ -131,7 +132,7 @@ async def test_nothing_is_exchanged_before_everything_is_made(sock: socket.socke
         service = service_of(host, sock)
         service.fault = RuntimeError("no harness")
         wanted = Config(wait_for_load_secs=4.0, harness={"scripted": Table(n=1)})
-        with pytest.raises(RuntimeError, match="no harness"):
+        with pytest.raises(ConfigError, match="no harness"):
             await exchange(service, wanted)
         assert host.registry.wait_for_load_s == 0.0
 

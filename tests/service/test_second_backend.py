@@ -1,7 +1,9 @@
 """A backend that only this file knows: its table, its names and its harness need no edit of the configuration."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import Struct
@@ -15,6 +17,7 @@ from neuron_lib.testing import ScriptedHarness
 from neuron_lib.types import Discovery, ModelSpec
 from neuron_service import server
 from neuron_service.cli.config_check import find_model_faults
+from neuron_service.running import make_harnesses
 from tests.fakes.scripted_host import CPU_HOST, scripted_host
 
 FILE = """
@@ -119,3 +122,20 @@ async def test_a_host_makes_its_harness_and_loads_models_with_it(
     [harness] = MADE
     assert harness.config == EchoConfig(address="http://127.0.0.1:9")
     assert harness.setup.environ == {"NAME": "value"}
+
+
+def no_driver(_config: EchoConfig, _setup: HarnessSetup) -> Harness:
+    raise OSError("no driver here")
+
+
+def no_harness(_config: EchoConfig, _setup: HarnessSetup) -> Any:
+    return 42
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("make", "reason"), [(no_driver, "no driver here"), (no_harness, "no attribute 'name'")])
+async def test_a_backend_that_cannot_be_made_is_named(make: Any, reason: str) -> None:
+    broken = dataclasses.replace(ECHO, make=make)
+    async with scripted_host(harnesses=("echo",)) as host:
+        with pytest.raises(ConfigError, match=f"the backend 'echo' in `harnesses` cannot be made: .*{reason}"):
+            await make_harnesses(host.real, Config(), {}, [broken])

@@ -156,6 +156,14 @@ def test_clients_of_the_proxy_need_a_key_although_the_proxy_is_trusted(program: 
             assert client.get("/healthz").status_code == httpx.codes.OK
             assert client.get("/v1/models").status_code == httpx.codes.UNAUTHORIZED
             assert client.get("/v1/models", headers=key).status_code == httpx.codes.OK
+            # The page behind the proxy is the service's own, and the page of another server is not.
+            for origin, expected in (
+                (f"https://{client.headers['host']}", "model_not_found"),
+                ("https://x.example", ""),
+            ):
+                of_page = key | {"origin": origin}
+                answer = client.post("/v1/chat/completions", headers=of_page, json=chat_body("org/a"))
+                assert answer.json()["error"]["code"] == (expected or "origin_not_allowed")
             long = "x" * (3 << 20)
             refused = client.post("/v1/chat/completions", headers=key, json=chat_body("org/a", content=long))
             assert ask_from_outside(made.stdout, tmp_path, port=client.base_url.port) == ["ok", "401", "list"]

@@ -88,6 +88,18 @@ def test_a_file_that_is_shorter_than_the_hub_says_is_malformed(tmp_path: Path) -
         )
 
 
+def test_bytes_of_another_place_than_was_asked_for_are_not_taken(tmp_path: Path) -> None:
+    content = model_file(header_mb=1)
+
+    @contextmanager
+    def one_byte_later(offset: int, count: int) -> Iterator[Answer]:
+        yield Answer(offset + 1, len(content), iter([content[offset + 1 : offset + 1 + count]]))
+
+    with pytest.raises(MalformedGguf, match="became shorter"):
+        fetch_outline(one_byte_later, tmp_path / "m.gguf", size_bytes=len(content), note_progress=lambda: None)
+    assert (tmp_path / "m.gguf").read_bytes() == bytes(len(content))
+
+
 def test_a_worker_fetches_the_headers_of_all_parts_and_leaves_the_cache_alone(tmp_path: Path, process: None) -> None:
     part = model_file(header_mb=1)
     parts = {f"deep/m-Q8_0-{number:05}-of-00002.gguf": part for number in (1, 2)}
