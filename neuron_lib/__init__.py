@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         UnloadFailed,
     )
     from neuron_lib.harness import Generation, Harness, LoadedModel, MeasuredModel, Reply
+    from neuron_lib.registry.event_log import HostEvents
     from neuron_lib.registry.registry import Registry
     from neuron_lib.registry.startup import ActivationTracker, load_default_models
     from neuron_lib.types import (
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
         ReasoningDelta,
         RejectionEvent,
         Relevance,
+        ReloadEvent,
         ReplyEvent,
         ReplyOutcome,
         Rerank,
@@ -122,6 +124,7 @@ __all__ = (
     "Grammar",
     "Harness",
     "HostEvent",
+    "HostEvents",
     "HostState",
     "HostStateEvent",
     "LoadFailed",
@@ -150,6 +153,7 @@ __all__ = (
     "Registry",
     "RejectionEvent",
     "Relevance",
+    "ReloadEvent",
     "Reply",
     "ReplyEvent",
     "ReplyOutcome",
@@ -174,7 +178,7 @@ __all__ = (
     "load_default_models",
 )
 
-_HOMES: Final = ("types", "errors", "harness", "registry.startup", "registry.registry")
+_HOMES: Final = ("types", "errors", "harness", "registry.event_log", "registry.startup", "registry.registry")
 """The modules that the names above come from. Those that import least come first."""
 
 

@@ -40,8 +40,12 @@ _LARGEST_INT_BITS: Final = 128
 
 
 def clip(text: str, limit: int = LONGEST_QUOTE) -> str:
-    """`text`, or its first `limit` characters followed by `…` and its length if it is longer."""
-    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+    """`text`, or its first `limit` characters followed by `…` and its length if it is longer.
+
+    A lone surrogate, which a file name that is not UTF-8 has, is spelled out: JSON and HTML cannot have it.
+    """
+    shown = text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+    return shown if shown.isascii() else shown.encode("utf-8", "backslashreplace").decode()
 
 
 def bounded(value: Any, *, depth: int = _DEEPEST) -> Any:
@@ -52,7 +56,7 @@ def bounded(value: Any, *, depth: int = _DEEPEST) -> Any:
     """
     match value:
         case str():
-            return clip(value) if len(value) > LONGEST_QUOTE else value
+            return clip(value)
         case None | bool() | float():
             return value
         case int():

@@ -10,12 +10,12 @@ from neuron_lib.registry.event_log import START, HostEvents, is_event_id
 from neuron_lib.types import HostEvent
 from neuron_lib.wire.sse import server_sent_event
 from neuron_service.asgi import Receive, Scope, Send
-from neuron_service.feeds import SHORTEST_INTERVAL_S, feed
+from neuron_service.feeds import SHORTEST_INTERVAL_S, WaitRefused, feed, never_refused
 from neuron_service.streaming import EventStream
 
 __all__ = ("HostEventStream", "place_asked_for")
 
-_RETRY: Final = b"retry: 2000\n\n"
+_RETRY: Final = b"retry: 2000\n"
 """How many milliseconds a browser waits before it comes back."""
 
 
@@ -40,22 +40,24 @@ class HostEventStream:
     """An ASGI application that sends what `events` reads.
 
     Events that come within a quarter of a second are sent together, and progress of one load is merged meanwhile. The
-    stream ends when the client leaves, or when the registry of a host that stops has been left.
+    stream ends when the client leaves, when `wait_refused` returns, or when the registry of a host that
+    stops has been left.
     """
 
-    def __init__(self, events: HostEvents) -> None:
+    def __init__(self, events: HostEvents, *, wait_refused: WaitRefused = never_refused) -> None:
         self._events = events
+        self._wait_refused = wait_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await feed(scope, receive, send, self._follow, subject="events")
+        await feed(scope, receive, send, self._follow, subject="events", wait_refused=self._wait_refused)
 
     async def _follow(self, stream: EventStream) -> None:
-        await stream.open()
-        await stream.send(_RETRY)
+        # Without data this is no event, but a client that loses its connection now knows where to go on.
+        place = self._events.last_id
+        await stream.send((b"" if place is None else b"id: " + place.encode() + b"\n") + _RETRY + b"\n")
         while batch := await self._events.next_batch():
             await stream.send(b"".join(map(_encode, batch)))
             await anyio.sleep(SHORTEST_INTERVAL_S)
-        await stream.send(b"", more=False)
 
 
 def _encode(event: HostEvent) -> bytes:

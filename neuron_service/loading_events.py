@@ -8,7 +8,7 @@ import msgspec
 from neuron_lib import LoadingModel, Registry
 from neuron_lib.wire.sse import server_sent_event
 from neuron_service.asgi import Receive, Scope, Send
-from neuron_service.feeds import SHORTEST_INTERVAL_S, feed
+from neuron_service.feeds import SHORTEST_INTERVAL_S, WaitRefused, feed, never_refused
 from neuron_service.streaming import EventStream
 
 __all__ = ("LoadingEvents",)
@@ -18,22 +18,22 @@ class LoadingEvents:
     """An ASGI application that sends an event with all loads: when the client comes, and after each change.
 
     Events are sent at most four times a second, and changes between them are merged. The stream ends when the client
-    leaves or when the host drains. The last event of a host that drains says that nothing loads.
+    leaves, when `wait_refused` returns, or when the host drains. The last event of a host that drains
+    says that nothing loads.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, *, wait_refused: WaitRefused = never_refused) -> None:
         self._registry = registry
+        self._wait_refused = wait_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await feed(scope, receive, send, self._follow, subject="loads")
+        await feed(scope, receive, send, self._follow, subject="loads", wait_refused=self._wait_refused)
 
     async def _follow(self, stream: EventStream) -> None:
-        await stream.open()
         async with aclosing(self._registry.loading_changes()) as changes:
             async for loading in changes:
                 await stream.send(_event(loading))
                 await anyio.sleep(SHORTEST_INTERVAL_S)
-        await stream.send(b"", more=False)
 
 
 def _event(loading: tuple[LoadingModel, ...]) -> bytes:

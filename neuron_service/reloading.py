@@ -41,15 +41,17 @@ class Reloading:
         *,
         reread: Callable[[], Settings],
         prepare: Prepare,
+        tell: Callable[[Reload], None] = lambda _reload: None,
         reading_limit_s: float = _READING_LIMIT_S,
     ) -> None:
         """`reread` reads everything again. It blocks, and raises `ConfigError`. A reload for which it takes longer than
-        `reading_limit_s` is refused.
+        `reading_limit_s` is refused. `tell` is called with the outcome of each reload.
         """
         self.at_start: Final = config
         self._config = config
         self._reread = reread
         self._prepare = prepare
+        self._tell = tell
         self._reading_limit_s = reading_limit_s
         self._requested = anyio.Event()
         self._count = 0
@@ -91,6 +93,8 @@ class Reloading:
             self._requested = anyio.Event()
             notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
             await self.reload()
+            if (outcome := self.report()) is not UNSET:
+                self._tell(outcome)
             await report_ready(notifier, status_line)
 
     async def reload(self) -> None:

@@ -21,7 +21,7 @@ from neuron_lib.discovery.health import DeviceMonitor
 from neuron_lib.discovery.look import look_until_seen, tool_limit_s
 from neuron_lib.discovery.probe import discover
 from neuron_lib.discovery.tool import run_tool
-from neuron_lib.errors import ConfigError, ShuttingDown
+from neuron_lib.errors import ConfigError, LoadFailed, ShuttingDown
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.types import Discovery, ModelSpec, public_id
 from neuron_service.access.entrance import Entrance, EntranceRules
@@ -147,7 +147,7 @@ async def serve(
         certificates=running.certificates,
         bodies=running.bodies,
     )
-    reloading = Reloading(config, reread=reread or _nothing_to_read, prepare=running.prepare)
+    reloading = Reloading(config, reread=reread or _nothing_to_read, prepare=running.prepare, tell=registry.tell_reload)
     host.reloads = reloading.report
     with anyio.open_signal_receiver(*_SIGNALS) as signals:
         async with anyio.create_task_group() as tasks:
@@ -291,12 +291,13 @@ async def _load_default_models(host: Host, specs: Sequence[ModelSpec], tracker: 
     if reason is None:
         await load_default_models(host.registry, specs, tracker)
     else:
-        _fail_default_models(tracker, reason)
+        _fail_default_models(host.registry, tracker, reason)
 
 
-def _fail_default_models(tracker: ActivationTracker, reason: str) -> None:
+def _fail_default_models(registry: Registry, tracker: ActivationTracker, reason: str) -> None:
     """Give up all default models: with a broken driver no load can succeed. Discovery has logged why."""
     for model_id in tracker.snapshot().pending:
+        registry.tell_refused_load(LoadFailed(reason), model_id=model_id)
         tracker.fail_loading(model_id, reason)
     tracker.mark_ready()
 

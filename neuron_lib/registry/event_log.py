@@ -20,6 +20,7 @@ from neuron_lib.types import (
     ModelEvent,
     ProgressEvent,
     RejectionEvent,
+    ReloadEvent,
     ReplyEvent,
     RestartEvent,
 )
@@ -33,7 +34,7 @@ _MOST: Final = 256
 """Events of each kind that are kept. A flood of one kind does not push out events of another kind."""
 _EPOCH_BYTES: Final = 4
 _ID: Final = re.compile(r"([0-9a-f]{8})-([0-9]{1,15})")
-_KINDS: Final = (HostStateEvent, ModelEvent, ProgressEvent, RestartEvent, RejectionEvent, ReplyEvent)
+_KINDS: Final = (HostStateEvent, ModelEvent, ProgressEvent, RestartEvent, RejectionEvent, ReplyEvent, ReloadEvent)
 
 
 def is_event_id(text: str) -> bool:
@@ -128,6 +129,11 @@ class HostEvents:
         self._number = number
         self._has_missed = has_missed
         self._pending: deque[HostEvent] = deque()
+
+    @property
+    def last_id(self) -> str | None:
+        """The id after which this reader goes on. None while it has missed events and was not told so."""
+        return None if self._has_missed else self._log._id(self._number)
 
     async def next_batch(self) -> tuple[HostEvent, ...]:
         """All events since the last call, in order. Waits until there is one. Empty at the end."""

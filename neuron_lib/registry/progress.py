@@ -6,6 +6,7 @@ Pure: times are arguments, in seconds of any one clock. Owns no load and writes 
 from dataclasses import dataclass
 from typing import Final
 
+from neuron_lib.shown import clip
 from neuron_lib.sizes import format_rounded, format_size, size_unit
 from neuron_lib.types import LoadProgress, LoadStage
 
@@ -23,7 +24,8 @@ def advance(previous: LoadProgress, reported: LoadProgress) -> LoadProgress:
 
     A report of an earlier stage changes nothing. Within a stage the counts and the fraction never fall, no number is
     negative, and a number that was known stays known. Rate, time left and the position in the line of fetches are as
-    reported. Where the harness leaves out the fraction, it is computed from the bytes.
+    reported, and so is the name of the file, clipped. Where the harness leaves out the fraction, it is computed from
+    the bytes.
     """
     if _RANK[reported.stage] < _RANK[previous.stage]:
         return previous
@@ -39,7 +41,7 @@ def advance(previous: LoadProgress, reported: LoadProgress) -> LoadProgress:
     return LoadProgress(
         stage=reported.stage,
         fraction=previous.fraction if fraction is None else fraction,
-        file=reported.file or previous.file,
+        file=clip(reported.file) if reported.file else previous.file,
         bytes=done,
         total_bytes=total,
         bytes_per_s=_most(reported.bytes_per_s),

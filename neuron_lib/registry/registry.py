@@ -56,6 +56,7 @@ from neuron_lib.types import (
     ModelInfo,
     ModelLoad,
     ModelSpec,
+    Reload,
     ResidencyCounts,
     Task,
     UnloadingModel,
@@ -507,6 +508,14 @@ class Registry:
         closing. A reader that is slow delays nobody.
         """
         return self._events.read(after)
+
+    def tell_reload(self, reload: Reload) -> None:
+        """Have the events say that the program around this registry has read its configuration again."""
+        self._reporter.end_reload(reload)
+
+    def tell_refused_load(self, error: NeuronError, *, model_id: str) -> None:
+        """Have the events say that the program around this registry has refused a load, and did not call `load`."""
+        self._reporter.refuse_load(error, model_id=model_id)
 
     def recent_events(self) -> tuple[HostEvent, ...]:
         """The events that are kept, oldest first: see `events`."""

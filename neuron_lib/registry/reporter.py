@@ -12,7 +12,7 @@ from neuron_lib.errors import NeuronError, RequestRejected, cause_chain
 from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.registry.event_log import EventLog
 from neuron_lib.registry.hosted_model import HostedModel
-from neuron_lib.shown import clip, one_word
+from neuron_lib.shown import LONGEST_CHAIN, bounded, clip, one_word
 from neuron_lib.types import (
     EndedReply,
     HostState,
@@ -23,6 +23,8 @@ from neuron_lib.types import (
     Principal,
     ProgressEvent,
     RejectionEvent,
+    Reload,
+    ReloadEvent,
     ReplyEvent,
     ReplyOutcome,
     RestartEvent,
@@ -115,6 +117,11 @@ class Reporter:
                 principal=_pseudonym(principal),
             )
         )
+
+    def end_reload(self, reload: Reload) -> None:
+        """Tell that the configuration was read again."""
+        error = None if reload.error is None else clip(reload.error, LONGEST_CHAIN)
+        self._log.add(partial(ReloadEvent, error=error, needs_restart=bounded(reload.needs_restart)))
 
     def end_reply(self, ended: EndedReply) -> None:
         """Tell that a reply has ended. A `Tokenize` or a `Detokenize` is not worth an event."""

@@ -42,6 +42,7 @@ from neuron_lib.types.host_events import (
     ModelEvent,
     ProgressEvent,
     RejectionEvent,
+    ReloadEvent,
     ReplyEvent,
     RestartEvent,
 )
@@ -132,6 +133,7 @@ __all__ = (
     "RejectionEvent",
     "Relevance",
     "Reload",
+    "ReloadEvent",
     "ReplyEvent",
     "ReplyOutcome",
     "Rerank",

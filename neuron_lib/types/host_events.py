@@ -17,6 +17,7 @@ __all__ = (
     "ModelEvent",
     "ProgressEvent",
     "RejectionEvent",
+    "ReloadEvent",
     "ReplyEvent",
     "RestartEvent",
 )
@@ -124,6 +125,17 @@ class ReplyEvent(_Stamped, frozen=True, kw_only=True, tag="reply"):
     principal: str | None = None
 
 
+class ReloadEvent(_Stamped, frozen=True, kw_only=True, tag="reload"):
+    """The host has read its configuration again.
+
+    `error` says why everything has stayed as it was; it is None after a reload that succeeded. `needs_restart` has the
+    keys whose new values are not in force.
+    """
+
+    error: str | None = None
+    needs_restart: tuple[str, ...] = ()
+
+
 class GapEvent(_Stamped, frozen=True, kw_only=True, tag="gap"):
     """Events were missed: they are no longer kept, or they were those of an earlier process.
 
@@ -132,6 +144,6 @@ class GapEvent(_Stamped, frozen=True, kw_only=True, tag="gap"):
 
 
 HostEvent: TypeAlias = (
-    HostStateEvent | ModelEvent | ProgressEvent | RestartEvent | RejectionEvent | ReplyEvent | GapEvent
+    HostStateEvent | ModelEvent | ProgressEvent | RestartEvent | RejectionEvent | ReplyEvent | ReloadEvent | GapEvent
 )
 """One thing that has happened on a host. In JSON the key `type` tells the kinds apart."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
+from neuron_lib.changes import Changes
 from neuron_lib.logs import get_logger
 from neuron_lib.types import AccessState, Principal
 from neuron_lib.wire.http_errors import AccessRefused, KeyNotAllowed, MalformedIdentity, Unauthenticated
@@ -193,6 +194,7 @@ class Entrance:
     def __init__(self, rules: EntranceRules) -> None:
         self._rules = rules
         self._said: set[Doubt] = set()
+        self._replaced = Changes()
 
     @property
     def rules(self) -> EntranceRules:
@@ -200,9 +202,10 @@ class Entrance:
         return self._rules
 
     def replace(self, rules: EntranceRules) -> None:
-        """Let `rules` count from the next request on. Requests that are under way go on."""
+        """Let `rules` count from the next request on. Requests under way go on, but for `wait_refused`."""
         self._rules = rules
         self._said.clear()
+        self._replaced.notify()
 
     def admit(self, scope: Scope) -> Caller | AccessRefused:
         """Who sent the request with this scope, or why the request is refused."""
@@ -214,6 +217,11 @@ class Entrance:
                     self._said.add(doubt)
                     logger.warning("%s", doubt.value, extra={"client": shown(request.nearest)})
         return verdict
+
+    async def wait_refused(self, scope: Scope) -> None:
+        """Wait until the rules would refuse the request with this scope. That may never be."""
+        request = Request.of(scope)
+        await self._replaced.until(lambda: isinstance(self._rules.judge(request), AccessRefused))
 
 
 def _nearest(scope: Scope) -> Place:

@@ -56,12 +56,20 @@ def _reply(event: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def _reload_end(event: Mapping[str, Any]) -> str:
+    if error := event.get("error"):
+        return f" and refused: {error}"
+    keys = event.get("needs_restart")
+    return f", and a restart is needed for {', '.join(keys)}" if keys else ""
+
+
 _WORDS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "host": lambda event: event["state"],
     "model": lambda event: ": ".join(filter(None, (event["phase"], event.get("reason")))),
     "progress": lambda event: describe_load(event["progress"]),
     "restart": lambda event: f"restart {event['restarts']}: {event['death']}",
     "rejection": lambda event: f"{event['what']} refused, {event['code']}: {event['reason']}",
+    "reload": lambda event: "the configuration was read again" + _reload_end(event),
     "reply": _reply,
     "gap": lambda _event: "events were missed",
 }

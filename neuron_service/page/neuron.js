@@ -71,6 +71,7 @@ const isSame = (one, other) => one.nodeName === other.nodeName && keyOf(one) ===
 
 /** Make `shown` like `fresh`, and touch nothing that is like it already. So focus, choices and selections stay. */
 function morph(shown, fresh) {
+  const choice = shown.value; // of a select: an option that changes its place is no longer the chosen one
   if (shown.nodeType === Node.TEXT_NODE) {
     if (shown.data !== fresh.data) shown.data = fresh.data;
     return;
@@ -90,6 +91,7 @@ function morph(shown, fresh) {
   wanted.forEach((node, place) => {
     if (shown.childNodes[place] !== node) shown.insertBefore(node, shown.childNodes[place] ?? null);
   });
+  if (shown.nodeName === "SELECT" && [...shown.options].some(({ value }) => value === choice)) shown.value = choice;
 }
 
 let isDue = false; // something has changed since the last pause
@@ -111,25 +113,33 @@ async function pause(ms) {
   isDue = false;
 }
 
-let following = null; // the AbortController of the stream of events; it stays if the host refuses the stream
+let following = null; // the AbortController of the stream of events; it stays if the key may not follow them
 
 /** Refresh as soon as something happens. A reader who may not follow the events sees it after the next pause. */
 async function followEvents() {
   if (following || document.hidden) return;
-  following = new AbortController();
+  const stream = (following = new AbortController());
+  let isForbidden = false;
   try {
-    for await (const _ of eventsOf(await ask("events", { signal: following.signal }))) wake();
-    following = null;
+    for await (const _ of eventsOf(await ask("events", { signal: stream.signal }))) wake();
   } catch (problem) {
-    if (!problem.status) following = null;
+    isForbidden = problem.status === 403;
   }
+  if (following === stream && !isForbidden) following = null;
+}
+
+function stopFollowing() {
+  following?.abort();
+  following = null;
 }
 
 async function refresh() {
   try {
     const answer = await ask("page/state", { signal: AbortSignal.timeout(PATIENCE_MS) });
     const before = states();
+    const focused = document.activeElement;
     for (const part of parse(await answer.text()).body.children) morph(element(part.id), part);
+    if (!focused.isConnected) element("models-title")?.focus(); // the button of a model that went
     document.body.classList.remove("locked", "stale");
     element("lost").hidden = true;
     tellOfChanges(before);
@@ -137,14 +147,14 @@ async function refresh() {
     adaptChat();
   } catch (problem) {
     if (problem.status === 401) lock(problem);
-    else if (!document.body.classList.contains("stale")) sayLost();
+    else if (!document.body.classList.contains("stale")) sayLost(problem);
   }
 }
 
-function sayLost() {
+function sayLost(problem) {
   document.body.classList.add("stale");
-  element("lost").textContent =
-    `The service does not answer. The numbers are those of ${new Date().toLocaleTimeString()}. This page keeps asking.`;
+  const why = problem.status === undefined ? "The service does not answer." : problem.message;
+  element("lost").textContent = `${why} The numbers are those of ${new Date().toLocaleTimeString()}. This page keeps asking.`;
   element("lost").hidden = false;
 }
 
@@ -152,7 +162,9 @@ const states = () => new Map([...document.querySelectorAll(".card")].map((card) 
 
 /** Tell users of screen readers which models have changed their state. */
 function tellOfChanges(before) {
-  const changes = [...states()].filter(([id, state]) => before.size && before.get(id) !== state);
+  const now = states();
+  const changes = [...now].filter(([id, state]) => before.size && before.get(id) !== state);
+  for (const id of before.keys()) if (!now.has(id)) changes.push([id, "gone"]);
   if (changes.length) element("announce").textContent = changes.map(([id, state]) => `${id} is ${state}.`).join(" ");
 }
 
@@ -168,14 +180,18 @@ function lock(problem) {
   const wasTried = sessionStorage.getItem(KEY) !== null;
   sessionStorage.removeItem(KEY);
   document.body.classList.add("locked");
-  following = null; // another key may follow the events
+  stopFollowing(); // another key may follow the events
   if (wasTried) element("unlock-problem").textContent = problem.message;
 }
 
 element("unlock").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem(KEY, element("key").value.trim());
-  element("key").value = element("unlock-problem").textContent = "";
+  const key = element("key").value.trim();
+  element("key").value = "";
+  const isSendable = /^[!-~]+$/.test(key);
+  element("unlock-problem").textContent = isSendable ? "" : "A key has only letters, digits and signs of ASCII.";
+  if (!isSendable) return;
+  sessionStorage.setItem(KEY, key);
   wake();
 });
 
@@ -222,7 +238,7 @@ const DEEPEST = 8; // quotes and lists inside each other
 const FENCE = /^ {0,3}(```+|~~~+)\s*([\w+#.-]*)/;
 const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])\s+/;
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*$/;
+const HEADING = /^ {0,3}(#{1,6})\s/;
 const BORDER = /^ *\|?( *:?-+:? *\|)+ *:?-*:? *$/;
 
 function make(tag, content = [], properties = {}) {
@@ -293,6 +309,13 @@ function blocksOf(text) {
 const cellsOf = (line) => line.trim().replace(/^\||\|$/g, "").split("|");
 const row = (line, tag) => make("tr", cellsOf(line).map((cell) => make(tag, inline(cell.trim()))));
 
+/** The text of a heading that may end with signs again. Not by a pattern, which would try every place in long blanks. */
+function withoutClosingSigns(text) {
+  let end = text.length;
+  while (text[end - 1] === "#") end -= 1;
+  return end === 0 || /\s/.test(text[end - 1]) ? text.slice(0, end).trimEnd() : text;
+}
+
 /** What is inside a quote or an item. What is too deep inside others is shown as it is. */
 const within = (lines, depth) =>
   depth < DEEPEST ? blocksOf(lines.join("\n")).map((block) => render(block, depth + 1)) : [lines.join("\n")];
@@ -310,7 +333,10 @@ function itemsOf(lines, depth) {
 
 const RENDERED = {
   code: (lines) => make("pre", make("code", lines.slice(1).join("\n")), { tabIndex: 0 }),
-  heading: ([line]) => make(`h${Math.min(5, HEADING.exec(line)[1].length + 2)}`, inline(HEADING.exec(line)[2])),
+  heading: ([line]) => {
+    const [mark, signs] = HEADING.exec(line);
+    return make(`h${Math.min(5, signs.length + 2)}`, inline(withoutClosingSigns(line.slice(mark.length).trim())));
+  },
   rule: () => make("hr"),
   quote: (lines, depth) => make("blockquote", within(lines.map((line) => line.replace(/^> ?/, "")), depth)),
   list: (lines, depth) => {
@@ -441,7 +467,8 @@ function pretty(json) {
 }
 
 async function reply() {
-  writing = new AbortController();
+  for (const again of document.querySelectorAll("#log .again")) again.remove(); // only the last question is asked again
+  const stopped = (writing = new AbortController());
   const model = element("model").value;
   const shown = newReply(model);
   const began = performance.now();
@@ -450,12 +477,12 @@ async function reply() {
   let frame = 0;
   adaptChat();
   try {
-    const answer = await post("v1/chat/completions", chatBody(), { signal: writing.signal });
+    const answer = await post("v1/chat/completions", chatBody(), { signal: stopped.signal });
     for await (const data of eventsOf(answer)) {
       if (data === "[DONE]") break;
       const { choices, usage, timings, error } = JSON.parse(data);
       if (error) throw new Error(sentence(error.message));
-      const { delta, finish_reason } = choices[0];
+      const { delta = {}, finish_reason } = choices?.[0] ?? {}; // a gateway may add a chunk without a choice
       shown.words += delta.content ?? "";
       shown.thoughts += delta.reasoning_content ?? "";
       delta.tool_calls?.forEach((call) => showCall(shown, call));
@@ -465,11 +492,11 @@ async function reply() {
     }
     end(shown, account.usage ? inWords(account, first) : "The reply ended early.");
   } catch (problem) {
-    if (writing.signal.aborted) end(shown, "Stopped.");
+    if (stopped.signal.aborted) end(shown, "Stopped.");
     else fail(shown, problem);
   } finally {
     cancelAnimationFrame(frame);
-    writing = null;
+    if (writing === stopped) writing = null; // a new chat may have begun another reply
     draw(shown);
     shown.item.classList.remove("writing");
     adaptChat();
@@ -495,7 +522,7 @@ function end(shown, foot) {
 
 /** The reply is lost: it is not part of the conversation, and the same question can be asked again. */
 function fail(shown, problem) {
-  const again = make("button", "Try again", { type: "button", className: "quiet" });
+  const again = make("button", "Try again", { type: "button", className: "quiet again" });
   again.onclick = () => (shown.item.remove(), reply());
   const words = make("p", problem.message, { className: "error" });
   words.setAttribute("role", "alert");
@@ -525,7 +552,7 @@ element("new-chat").addEventListener("click", () => {
   element("message").focus();
 });
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) following?.abort(); // a browser opens six connections to a host, for all of its tabs together
+  if (document.hidden) stopFollowing(); // a browser opens six connections to a host, for all of its tabs together
   wake();
 });
 

@@ -26,4 +26,4 @@ _EVENTS = Operation(
 async def follow_events(host: HostDependency, request: Request[Any, Any, Any]) -> ASGIApp:
     """Server-sent events: those from now on, or those after the one that the client names."""
     after = place_asked_for(last_event_id=request.headers.get("last-event-id"), after=request.query_params.get("after"))
-    return HostEventStream(host.registry.events(after))
+    return HostEventStream(host.registry.events(after), wait_refused=host.entrance.wait_refused)

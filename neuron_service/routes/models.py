@@ -148,7 +148,7 @@ _LOADING_EVENTS = Operation(
 @get(_LOADING_EVENTS.path, opt=described_by(_LOADING_EVENTS))
 async def follow_loading(host: HostDependency) -> ASGIApp:
     """The loads that run now as server-sent events: at once, and after each change."""
-    return LoadingEvents(host.registry)
+    return LoadingEvents(host.registry, wait_refused=host.entrance.wait_refused)
 
 
 async def _read_spec(request: Request[Any, Any, Any], host: HostDependency) -> ModelSpec:
@@ -180,7 +180,9 @@ async def load_model(request: Request[Any, Any, Any], host: HostDependency) -> R
     started_s = time.monotonic()
     try:
         if reason := (await host.discovery()).cuda_unavailable_reason:
-            return respond(request, LoadFailed(reason, model_id=spec.model_id), lambda _: cuda_unavailable(reason))
+            failure = LoadFailed(reason, model_id=spec.model_id)
+            host.registry.tell_refused_load(failure, model_id=public_id(spec.model_id))
+            return respond(request, failure, lambda _: cuda_unavailable(reason))
         host.require_harness()
         info = await host.registry.load(spec)
     except NeuronError as error:

@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neuron_lib.errors import LoadFailed, cause_chain
+from neuron_lib.registry.progress import advance
 from neuron_lib.shown import LONGEST_QUOTE, bounded, brief, clip, fields_line, printable
+from neuron_lib.types import LoadProgress, LoadStage
 
 # What JSON can hold, and more of it than anybody sends.
 VALUES = st.recursive(
@@ -80,3 +83,12 @@ def test_a_reason_is_a_chain_of_causes_and_longer_than_other_fields() -> None:
 @given(st.text())
 def test_any_text_becomes_printable(text: str) -> None:
     assert printable(text).isprintable()
+
+
+def test_a_file_name_that_is_not_utf_8_becomes_text_that_json_and_html_can_have() -> None:
+    name = "m\udcff.gguf"
+    shown = "m\\udcff.gguf"
+    assert (clip(name), bounded([name]), cause_chain(LoadFailed(name))) == (shown, [shown], shown)
+    assert cause_chain(FileNotFoundError(2, "no file", name)).isprintable()
+    progress = LoadProgress(stage=LoadStage.VERIFYING, file=name)
+    assert advance(progress, progress).file == shown

@@ -21,6 +21,8 @@ CASES = {
     "2 * 3 * 4 and a_b_c": "<p>2 * 3 * 4 and a_b_c</p>",
     "# One\n### Three #": "<h3>One</h3><h5>Three</h5>",
     "#hash": "<p>#hash</p>",
+    "## C#": "<h4>C#</h4>",
+    "#  ##": "<h3></h3>",
     "---": "<hr>",
     "- a\n- b": "<ul><li>a</li><li>b</li></ul>",
     "3. a\n4. b": '<ol start="3"><li>a</li><li>b</li></ol>',
@@ -68,3 +70,6 @@ def test_a_hostile_text_takes_no_longer_than_its_length(open_page: OpenPage) -> 
     with page_host() as host, open_page(host.port) as page:
         for piece in ("*", "**a", "`", "[", "[a](", "> ", "- ", "|", "#", "```\n", "* * *", "\n"):
             assert page.evaluate(SHOW, [piece * 50_000]) is not None
+        for heading in ("# a{}b", "# {}a\u2028b", "# {}", "# a{} #", "# #{}#a"):
+            assert page.evaluate(SHOW, [heading.format(" " * 50_000)]) is not None
+            assert page.evaluate(SHOW, [heading.format(" #" * 50_000)]) is not None

@@ -133,6 +133,33 @@ def test_a_host_that_is_lost_is_said_to_be_and_comes_back(open_page: OpenPage) -
             page.locator("#lost").wait_for(state="hidden")
 
 
+def test_a_refusal_of_the_host_is_said_in_its_own_words(open_page: OpenPage) -> None:
+    with page_host(resident=[A]) as host, open_page(host.port) as page:
+        card(page, A).wait_for()
+        host.scripted.real.has_page = False
+        page.get_by_role("alert").filter(has_text="There is nothing at this path.").wait_for()
+
+
+def test_the_focus_and_a_screen_reader_are_told_where_a_model_was_that_went(open_page: OpenPage) -> None:
+    with page_host(resident=[A, B]) as host, open_page(host.port) as page:
+        page.get_by_role("button", name=f"Unload {A}").focus()
+        host.call(host.scripted.registry.unload, A)
+        card(page, A).wait_for(state="detached")
+        page.get_by_text(f"{A} is gone.").wait_for(state="attached")
+        assert page.evaluate("document.activeElement.id") == "models-title"
+
+
+def test_the_model_that_was_chosen_stays_chosen_when_others_come_and_go(open_page: OpenPage) -> None:
+    with page_host(resident=["org/m", "org/n"]) as host, open_page(host.port) as page:
+        chosen = page.get_by_label("Model", exact=True)
+        chosen.select_option("org/n")
+        host.call(host.scripted.registry.load, spec(A))
+        host.call(host.scripted.registry.unload, "org/m")
+        card(page, A).wait_for()
+        card(page, "org/m").wait_for(state="detached")
+        assert chosen.input_value() == "org/n"
+
+
 def test_without_its_script_the_page_has_the_numbers_and_no_controls(open_page: OpenPage) -> None:
     with page_host(resident=[A]) as host, open_page(host.port, java_script_enabled=False) as page:
         card(page, A).get_by_text("0 of 8").wait_for()
@@ -253,7 +280,43 @@ def test_a_model_that_crashes_in_a_reply_is_seen_to_recover_and_the_same_is_aske
         assert [message["content"] for message in asked.messages] == ["Go on"]
 
 
+def test_only_the_last_question_is_asked_again_and_one_reply_is_written_at_a_time(open_page: OpenPage) -> None:
+    script = ScriptedModel(reply=(EngineDead(A, "SIGSEGV"),))
+    with page_host({A: script}, resident=[A]) as host, open_page(host.port) as page:
+        say(page, "One")
+        page.get_by_role("button", name="Try again").wait_for()
+        script.reply, script.may_speak = ("Yes",), anyio.Event()
+        say(page, "Two")
+        card(page, A).get_by_text("1 of 8").wait_for()
+        assert page.get_by_role("button", name="Try again").count() == 0
+        host.set(script.may_speak)
+        page.get_by_text("Yes", exact=True).wait_for()
+
+
 # --------------------------------------------------------------------------------------------------------- for whom
+
+
+def test_what_cannot_be_a_key_is_not_sent(open_page: OpenPage) -> None:
+    with page_host() as host:
+        host.scripted.real.entrance.replace(EntranceRules(trusted=Networks.of((), own_uid=1)))
+        with open_page(host.port) as page:
+            page.get_by_label("Key").fill("“neuron”")
+            page.keyboard.press("Enter")
+            page.get_by_role("alert").filter(has_text="letters, digits and signs of ASCII").wait_for()
+            assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_a_page_whose_key_is_revoked_follows_no_events_any_more(open_page: OpenPage) -> None:
+    keys = KeyRing(parse_keys(line_of("laptop", ["metrics"], SECRET), place="keys"))
+    known, unknown = (EntranceRules(trusted=Networks.of((), own_uid=1), keys=ring) for ring in (keys, KeyRing()))
+    with page_host(resident=[A]) as host:
+        host.scripted.real.entrance.replace(known)
+        with open_page(host.port) as page, page.expect_event("requestfailed", lambda each: "events" in each.url):
+            page.get_by_label("Key").fill(SECRET)
+            with page.expect_response("**/events"):
+                page.keyboard.press("Enter")
+            host.scripted.real.entrance.replace(unknown)
+            page.get_by_label("Key").wait_for()
 
 
 def test_a_caller_who_needs_a_key_types_it_once_and_may_do_what_the_key_may(open_page: OpenPage) -> None:

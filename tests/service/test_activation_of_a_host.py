@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from neuron_lib.config import Config
 from neuron_lib.testing import ScriptedModel
-from neuron_lib.types import Device, Discovery, ModelSpec
+from neuron_lib.types import Device, Discovery, ModelSpec, RejectionEvent
 from neuron_service import server
 from tests.fakes.scripted_host import CPU_HOST, ScriptedHost, scripted_host, spec
 from tests.fakes.wire_shapes import read_discovery, read_health
@@ -38,6 +38,11 @@ async def test_with_a_broken_driver_no_load_is_tried_and_every_default_model_say
         await server._activate(host.real, config, {})
         activation = read_health((await host.client.get("/health")).body).activation
         assert read_discovery((await host.client.get("/discovery")).body).cuda_unavailable_reason == REASON
+        await host.client.post("/models/load", {"model_id": "org/c"})
+        told = [event for event in host.registry.recent_events() if isinstance(event, RejectionEvent)]
+    assert [(event.what, event.model_id, event.reason) for event in told] == [
+        ("load", model_id, REASON) for model_id in ("org/a", "org/b", "org/c")
+    ]
     assert activation.state == "ready"
     assert [(failed.model_id, failed.error) for failed in activation.failed] == [("org/a", REASON), ("org/b", REASON)]
 

@@ -1,5 +1,6 @@
 """`GET /events`: what happens on a host, as server-sent events."""
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -22,6 +23,9 @@ from neuron_lib.types import (
     RejectionEvent,
     ReplyEvent,
 )
+from neuron_service.access.entrance import EntranceRules
+from neuron_service.access.keys import KeyRing, line_of, parse_keys
+from neuron_service.access.networks import Networks
 from neuron_service.access.scopes import needed_scope
 from neuron_service.host_events import HostEventStream, place_asked_for
 from tests.fakes.asgi_client import AsgiClient, Exchange
@@ -63,7 +67,9 @@ async def following(
     host: ScriptedHost, query: str = "", headers: Mapping[str, str] | None = None
 ) -> AsyncIterator[Exchange]:
     async with host.client.open("GET", f"/events{query}", headers=headers or {}) as exchange:
-        assert await exchange.chunk() == b"retry: 2000\n\n"
+        begin = await exchange.chunk()
+        assert begin is not None
+        assert re.fullmatch(rb"(id: [0-9a-f]{8}-\d+\n)?retry: 2000\n\n", begin)
         assert exchange.headers["content-type"] == "text/event-stream; charset=utf-8"
         yield exchange
 
@@ -129,6 +135,50 @@ async def test_a_client_that_comes_back_gets_what_it_has_missed(*, by_header: bo
     phases = [event.phase for event in seen + missed if isinstance(event, ModelEvent)]
     assert phases == ["loading", "serving", "draining", "closing", "gone"]
     assert phases[-1] not in [event.phase for event in seen if isinstance(event, ModelEvent)]
+
+
+async def test_a_client_that_got_no_event_knows_where_to_go_on(clock: MockClock) -> None:
+    async with scripted_host() as host:
+        async with host.client.open("GET", "/events") as exchange:
+            begin = await exchange.chunk()
+        assert begin is not None
+        await host.registry.load(spec(A))
+        id_ = begin.partition(b"\n")[0].removeprefix(b"id: ").decode()
+        async with following(host, headers={"last-event-id": id_}) as exchange:
+            missed = events_of(await exchange.chunk())
+    assert [event.phase for event in missed if isinstance(event, ModelEvent)] == ["loading", "serving"]
+
+
+async def test_a_client_that_has_missed_events_and_was_not_told_so_keeps_the_id_that_it_has() -> None:
+    client = AsgiClient(HostEventStream(EventLog().read(ID)))
+    async with client.open("GET", "/events") as exchange:
+        assert await exchange.chunk() == b"retry: 2000\n\n"
+
+
+@pytest.mark.parametrize("path", ["/events", "/models/loading/events"])
+async def test_a_stream_ends_when_the_key_of_its_client_is_revoked_and_no_other_one_does(path: str) -> None:
+    keys = [line_of(name, ["metrics"], f"neuron-{name}") for name in ("one", "two")]
+
+    def let_in(*lines: str) -> EntranceRules:
+        return EntranceRules(
+            trusted=Networks.of((), own_uid=1), keys=KeyRing(parse_keys("\n".join(lines), place="keys"))
+        )
+
+    async with scripted_host() as host:
+        host.real.entrance.replace(let_in(*keys))
+        one, two = ({"authorization": f"Bearer neuron-{name}"} for name in ("one", "two"))
+        async with (
+            host.client.open("GET", path, headers=one) as revoked,
+            host.client.open("GET", path, headers=two) as kept,
+        ):
+            assert await revoked.chunk()
+            assert await kept.chunk()
+            host.real.entrance.replace(let_in(keys[1]))
+            while await revoked.chunk() is not None:  # what had happened before
+                pass
+            await revoked.returned.wait()
+            await wait_all_tasks_blocked()
+            assert not kept.returned.is_set()
 
 
 async def test_a_client_may_ask_for_all_that_is_kept() -> None:

@@ -144,3 +144,22 @@ async def test_systemd_is_told_of_the_beginning_and_of_the_end(
     assert begun["RELOADING"] == "1"
     assert begun["MONOTONIC_USEC"].isdigit()
     assert ended == {"READY": "1", "STATUS": "serving"}
+
+
+async def test_whoever_follows_the_host_is_told_the_outcome_of_each_reload(
+    service: Service, manager: NotifySocket
+) -> None:
+    told: list[Reload] = []
+    reloading = Reloading(Config(), reread=service.reread, prepare=service.prepare, tell=told.append)
+    service.fault = ConfigError("nonsense")
+    with Notifier(manager.address) as notifier:
+        async with anyio.create_task_group() as tasks:
+            reloading.request()
+
+            def line() -> str:
+                tasks.cancel_scope.cancel()
+                return "serving"
+
+            tasks.start_soon(reloading.run, notifier, line)
+    assert told == [reloading.report()]
+    assert told[0].error == "nonsense"

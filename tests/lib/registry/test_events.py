@@ -26,13 +26,14 @@ from neuron_lib import (
     PromptTooLong,
     Registry,
     RejectionEvent,
+    ReloadEvent,
     ReplyEvent,
     ReplyOutcome,
     RestartEvent,
 )
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
-from neuron_lib.types import Tokenize
+from neuron_lib.types import Reload, Tokenize
 from tests.fakes.registry_callers import Caller, reply_text, request, spec
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +69,7 @@ class Host:
 
 
 def _brief(event: HostEvent, model_id: str) -> str:
-    if isinstance(event, HostStateEvent) or getattr(event, "model_id", None) != model_id:
+    if getattr(event, "model_id", None) != model_id:
         return ""
     match event:
         case ModelEvent():
@@ -268,3 +269,16 @@ async def test_replies_are_told_to_the_program_as_well() -> None:
         await reply_text(registry, A)
         assert isinstance(await anext(events), ReplyEvent)
     assert ended == [A]
+
+
+async def test_what_the_program_around_it_does_is_told_within_bounds() -> None:
+    async with followed() as host:
+        host.registry.tell_reload(Reload(count=1, at=0, needs_restart=("port",)))
+        host.registry.tell_reload(Reload(count=2, at=0, error="x" * 100_000))
+        host.registry.tell_refused_load(LoadFailed("no driver"), model_id="o/" + "x" * 100_000)
+    succeeded, refused = host.of_kind(ReloadEvent)
+    assert (succeeded.error, succeeded.needs_restart) == (None, ("port",))
+    assert len(refused.error or "") < 3000
+    (rejection,) = host.of_kind(RejectionEvent)
+    assert (rejection.what, rejection.reason) == ("load", "no driver")
+    assert len(rejection.model_id) < 300
