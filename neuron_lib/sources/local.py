@@ -37,7 +37,17 @@ def find_local_file(path: str, *, roots: Sequence[str | Path] | None, model_id: 
     elif roots is not None and not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
         problem = "is not below any of local_roots"
     elif not os.path.isfile(real):  # noqa: PTH113 - Path.is_file raises where a directory may not be entered
-        problem = "is not there, or is no regular file"
+        problem = _absent(path, real)
     else:
         return Path(path)
     raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, f"{path} {problem}", model_id=model_id)
+
+
+def _absent(path: str, real: str | Path) -> str:
+    """Why there is no model file, for a person who has named it, with the next step."""
+    if os.path.isdir(real):  # noqa: PTH112 - Path.is_dir raises where a directory may not be entered
+        return "is a directory; name a .gguf file in it"
+    stem, colon, _ = path.rpartition(".gguf:")
+    if colon:
+        return f"is not there; a file has one quant, so name the file alone: {stem}.gguf"
+    return "is not there, or is no regular file; look at the spelling, and at the directory where the path begins"
