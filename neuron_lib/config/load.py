@@ -316,14 +316,17 @@ class _Layers:
         return found
 
     def origins(self) -> dict[str, str]:
-        """For each value of the tree, by its place, the variable or else the file that it came from."""
+        """For each value of the tree, by its place, the variable or else the file that it came from.
+
+        A table of the file without any key gives no value, and is left out.
+        """
         found: dict[str, str] = {}
         tables: list[tuple[str, Mapping[str, Any]]] = [("", self.tree)]
         while tables:
             above, table = tables.pop()
             for key, value in table.items():
                 place = f"{above}.{key}" if above else key
-                if place not in self.variables and isinstance(value, dict) and value:
+                if place not in self.variables and isinstance(value, dict):
                     tables.append((place, value))
                 else:
                     found[place] = self.variables.get(place, self.file)

@@ -175,7 +175,7 @@ def check_gguf(path: Path, *, model_id: str) -> GgufHeader:
     except OSError as error:
         raise file_error(error, f"{path}: {error.strerror or error}", model_id=model_id) from error
     except MalformedGguf as error:
-        message = f"{path} is no usable GGUF: {error}"
+        message = f"{path} is no usable GGUF; fetch it again, or take another file: {error}"
         raise PreflightFailed(PreflightKind.INVALID_GGUF, message, model_id=model_id) from error
 
 

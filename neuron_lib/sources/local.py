@@ -37,7 +37,7 @@ def find_local_folder(path: str, *, roots: Sequence[str | Path] | None, model_id
 
 def find_any_path(path: str, *, roots: Sequence[str | Path] | None, model_id: str) -> Path:
     """The file or folder `path`, whatever is in it. Raises `PreflightFailed` like `find_local_file`."""
-    return _found(path, roots=roots, model_id=model_id, is_it=os.path.exists, problem="is not there")
+    return _found(path, roots=roots, model_id=model_id, is_it=os.path.exists, why_not=lambda _path: "is not there")
 
 
 def find_local_file(path: str, *, roots: Sequence[str | Path] | None, model_id: str) -> Path:
@@ -46,8 +46,7 @@ def find_local_file(path: str, *, roots: Sequence[str | Path] | None, model_id: 
     The path itself is returned, because parts of a split model are found by their names, and the names behind links may
     be hashes. Raises `PreflightFailed`. For a path outside the roots the error does not tell whether the file exists.
     """
-    problem = "is not there, or is no regular file"
-    return _found(path, roots=roots, model_id=model_id, is_it=os.path.isfile, problem=problem)
+    return _found(path, roots=roots, model_id=model_id, is_it=os.path.isfile, why_not=_why_no_file)
 
 
 def _found(
@@ -56,13 +55,25 @@ def _found(
     roots: Sequence[str | Path] | None,
     model_id: str,
     is_it: Callable[[Path], bool],
-    problem: str,
+    why_not: Callable[[str], str],
 ) -> Path:
     real = Path(os.path.realpath(path.replace("\0", "")))
     if not path.startswith("/") or "\0" in path:
         problem = "is not an absolute path"
     elif roots is not None and not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
         problem = "is not below any of local_roots"
-    elif is_it(real):  # a method of Path would raise where a directory may not be entered
+    elif not is_it(real):  # a method of Path would raise where a directory may not be entered
+        problem = why_not(path)
+    else:
         return Path(path)
     raise PreflightFailed(PreflightKind.FILE_NOT_FOUND, f"{path} {problem}", model_id=model_id)
+
+
+def _why_no_file(path: str) -> str:
+    """Why there is no model file, for a person who has named it, with the next step."""
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a directory may not be entered
+        return "is a directory; name a .gguf file in it"
+    stem, colon, _ = path.rpartition(".gguf:")
+    if colon:
+        return f"is not there; a file has one quant, so name the file alone: {stem}.gguf"
+    return "is not there, or is no regular file; look at the spelling, and at the directory where the path begins"

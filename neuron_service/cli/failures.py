@@ -1,12 +1,17 @@
 """What a command says about an error of the library, and the status that the command then ends with."""
 
 import os
+from typing import Final
 
 from neuron_lib.errors import ConfigError, NeuronError, SourceUnavailable, cause_chain
 from neuron_service.cli.no_such_model import NoSuchModel
 from neuron_service.cli.terminal import complain
 
 __all__ = ("report_failure", "sentence_and_status")
+
+_LATER: Final = (
+    "try again later, or see whether this machine reaches the hub; a GGUF file and a model in the cache need none"
+)
 
 
 def report_failure(error: NeuronError) -> int:
@@ -24,6 +29,6 @@ def sentence_and_status(error: NeuronError) -> tuple[str, int]:
         case ConfigError():
             return str(error), os.EX_CONFIG
         case SourceUnavailable():
-            return cause_chain(error), os.EX_TEMPFAIL
+            return f"{cause_chain(error)}; {_LATER}", os.EX_TEMPFAIL
         case _:
             return cause_chain(error), 1

@@ -34,6 +34,12 @@ __all__ = ("check_configuration", "greeting", "reader_for_reloads", "run_service
 logger = logging.getLogger(__name__)
 
 _EXAMPLE_MODEL: Final = "Qwen/Qwen3-0.6B-GGUF"
+_REMEDIES: Final = {
+    errno.EADDRINUSE: "stop what listens there (`ss -lntp` names it), or choose another port with --port",
+    errno.EADDRNOTAVAIL: "no network of this machine has that address; `ip address` lists those that there are",
+    errno.EACCES: "this user may not listen there; choose a port from 1024 on with --port",
+}
+"""What to do if an address cannot be listened on."""
 
 
 def run_service(options: ServeOptions, notifier: Notifier, manager: SystemdEnvironment) -> NoReturn:
@@ -60,6 +66,8 @@ def run_service(options: ServeOptions, notifier: Notifier, manager: SystemdEnvir
         sock = bind(config.host, config.port, socket_mode=mode) if inherited is None else inherited
     except OSError as error:
         reason = f"cannot listen on {place_of(config.host, config.port)}: {error.strerror or error}"
+        if error.errno in _REMEDIES:
+            reason = f"{reason}; {_REMEDIES[error.errno]}"
         _give_up(reason, notifier, status=os.EX_OSERR, number=error.errno or 0)
     # In a thread, because the service must not wait for a reader of stdout.
     Thread(target=_say, args=[greeting(sock, config)], name="greeting", daemon=True).start()

@@ -73,6 +73,8 @@ SECOND_ANSWER = """On this page, and in `/health`:
 
 - its card says *recovering*, and *serving* again a moment later
 - *Restarts* counts, and *Last crash* says how the engine ended"""
+DEATH = "killed by SIGSEGV"
+"""How the engine of a crash ended, in the words of a real one."""
 END = Finished(
     reasons=(FinishReason.STOP,),
     usage=Usage(prompt_tokens=31, completion_tokens=143, prefill_ms=120, decode_ms=3250),
@@ -163,7 +165,7 @@ def chatting(scene: Scene) -> None:
 
 
 def crashed(scene: Scene) -> None:
-    scene.scripts[CHATS].reply = (ANSWER[:130], EngineDead(CHATS, "the engine of model ended with SIGSEGV"))
+    scene.scripts[CHATS].reply = (ANSWER[:130], EngineDead(CHATS, DEATH))
     scene.ask("Why does a crash cost one model only?")
     scene.page.get_by_role("button", name="Try again").wait_for()
     scene.host.call(scene.host.scripted.harness.crash, CHATS)
@@ -190,9 +192,7 @@ def scene_of(browser: Browser, viewport: ViewportSize, scheme: Any) -> Iterator[
     """A host with two models, in a browser."""
     pieces = [ANSWER[at : at + 5] for at in range(0, len(ANSWER), 5)]
     scripts = {
-        CHATS: ScriptedModel(
-            reply=(ReasoningDelta(text=THOUGHTS), *pieces, END), n_ctx=32_768, death="the engine ended with SIGSEGV"
-        ),
+        CHATS: ScriptedModel(reply=(ReasoningDelta(text=THOUGHTS), *pieces, END), n_ctx=32_768, death=DEATH),
         CODES: ScriptedModel(n_ctx=16_384),
     }
     with (

@@ -194,7 +194,9 @@ def test_a_source_that_is_away_is_asked_again_later_for_a_default_model_and_told
     assert error["message"] in later
     assert " retry_in_s=10.0" in later
     assert error["message"] in warnings(daemon, "service.refusals: request refused", model_id)[-1]
-    assert pull(daemon, model_id) == (os.EX_TEMPFAIL, f"neuron: {error['message']}")
+    status, line = pull(daemon, model_id)
+    assert status == os.EX_TEMPFAIL
+    assert line.startswith(f"neuron: {error['message']}; try again later")
 
 
 def test_failed_fetches_do_no_harm_to_another_model(daemon: Daemon) -> None:

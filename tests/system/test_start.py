@@ -163,7 +163,10 @@ def test_a_port_that_is_taken_is_exit_71_and_names_the_address(tmp_path: Path) -
         port = taken.getsockname()[1]
         done = run_neuron("--demo", "--port", str(port))
     assert (done.returncode, done.stdout) == (os.EX_OSERR, "")
-    assert done.stderr == f"neuron: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert done.stderr == (
+        f"neuron: cannot listen on 127.0.0.1:{port}: Address already in use; "
+        "stop what listens there (`ss -lntp` names it), or choose another port with --port\n"
+    )
 
 
 def test_a_configuration_that_is_wrong_is_exit_78_and_one_line_that_names_the_key(tmp_path: Path) -> None:

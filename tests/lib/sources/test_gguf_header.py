@@ -218,7 +218,10 @@ def test_a_refusal_names_the_file_the_place_and_the_reason(tmp_path: Path) -> No
     with pytest.raises(PreflightFailed) as raised:
         check_gguf(path, model_id="o/n")
     assert (raised.value.kind, raised.value.model_id) == (PreflightKind.INVALID_GGUF, "o/n")
-    expected = f"{path} is no usable GGUF: metadata 'llama.block_count' (near byte 98) is no integer"
+    expected = (
+        f"{path} is no usable GGUF; fetch it again, or take another file: metadata 'llama.block_count' (near byte 98)"
+        " is no integer"
+    )
     assert raised.value.message == expected
 
 

@@ -57,8 +57,14 @@ def test_whatever_is_outside_the_roots_is_refused_whether_it_exists_or_not(tmp_p
     for path in outsiders:
         with pytest.raises(PreflightFailed, match="not below any of local_roots"):
             find_local_file(str(path), roots=[root], model_id="o/n")
-    for name in ("loop.gguf", "dir.gguf", "fifo.gguf", "absent.gguf"):
-        with pytest.raises(PreflightFailed, match="is not there, or is no regular file") as raised:
+    for name, message in {
+        "loop.gguf": "no regular file",
+        "dir.gguf": "is a directory; name a .gguf file in it",
+        "fifo.gguf": "no regular file",
+        "absent.gguf": "no regular file; look at the spelling",
+        "absent.gguf:Q8_0": "name the file alone: .*/absent.gguf$",
+    }.items():
+        with pytest.raises(PreflightFailed, match=message) as raised:
             find_local_file(str(root / name), roots=[root], model_id="o/n")
         assert raised.value.kind is PreflightKind.FILE_NOT_FOUND
     for text in ("", "m.gguf", "/m\0.gguf", "../m.gguf"):

@@ -70,4 +70,6 @@ def test_what_is_wrong_with_a_file_is_said_once(tmp_path: Path) -> None:
     path.write_bytes(b"GGUF" + (3).to_bytes(4, "big") + bytes(16))
     with pytest.raises(PreflightFailed) as raised:
         check_model([path], model_id="o/n")
-    assert cause_chain(raised.value) == f"{path} is no usable GGUF: it is big-endian"
+    assert (
+        cause_chain(raised.value) == f"{path} is no usable GGUF; fetch it again, or take another file: it is big-endian"
+    )

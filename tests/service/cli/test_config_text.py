@@ -72,6 +72,11 @@ def test_only_what_was_given_can_be_shown(tmp_path: Path) -> None:
     assert f"[[models]] # {tmp_path}/neuron.toml\n" in text
 
 
+def test_a_table_without_a_key_gives_nothing(tmp_path: Path) -> None:
+    config, origins = given(tmp_path, "port = 1\n[residency]\n# on_demand = false\n[harness.llamacpp]\n")
+    assert tomllib.loads(config_as_toml(config, origins, only_given=True)) == {"port": 1}
+
+
 def test_nothing_given_shows_nothing() -> None:
     config, origins = load_config_with_origins(None, {}, sections=BACKENDS)
     assert config_as_toml(config, origins, only_given=True) == ""

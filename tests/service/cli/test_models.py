@@ -151,7 +151,9 @@ def test_a_hub_that_fails_has_an_exit_status_of_its_own_so_that_scripts_can_try_
 ) -> None:
     quick_hub.fail(Status(429, {"Retry-After": "3600"}))
     assert run("pull", "org/name") == os.EX_TEMPFAIL
-    assert "429" in capsys.readouterr().err
+    sentence = capsys.readouterr().err
+    assert "429" in sentence
+    assert "; try again later" in sentence
 
 
 def test_an_interrupted_pull_says_that_nothing_is_lost(
