@@ -23,6 +23,17 @@ service_packages the Python packages that only `serve` needs
 terminal         errors on stderr
 """
 
-from neuron_service.cli.program import main
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 __all__ = ("main",)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its status (docs/reference/cli.md), one of sysexits.h where one fits."""
+    try:
+        from neuron_service.cli.program import run  # noqa: PLC0415 - Ctrl-C during the imports is no traceback
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run(arguments)

@@ -57,10 +57,10 @@ class ServeOptions(ConfigOptions):
 class Number(click.FloatRange):
     """A number within bounds. Unlike its parent it refuses `nan`."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number. Fails for any other text."""
-        number = super().convert(value, param, ctx)
-        if isinstance(number, float) and math.isnan(number):
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
             self.fail(f"{value!r} is not a number", param, ctx)
         return number
 

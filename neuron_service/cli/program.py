@@ -18,7 +18,7 @@ from neuron_service.cli.streams import open_missing_streams, take_any_text
 from neuron_service.cli.terminal import INTERRUPTED, complain, drop_the_rest
 from neuron_service.client.problem import DaemonProblem
 
-__all__ = ("ROOT", "main", "usage_sentence")
+__all__ = ("ROOT", "run", "usage_sentence")
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """Why stdout cannot be written: a full disk, or a terminal that is gone."""
@@ -54,8 +54,8 @@ ROOT: Final = CommandGroup(
 """All commands of `neuron`, for programs that need the tree: the reference, the man page, completion."""
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit with its status (docs/reference/cli.md), one of sysexits.h where one fits."""
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its status. See `neuron_service.cli.main`."""
     open_missing_streams()
     take_any_text(sys.stdout)
     if instruction := os.environ.get(COMPLETION_VARIABLE):

@@ -7,6 +7,7 @@ waits for is not shown. rich is imported when something is drawn, because it tak
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ STYLES: Final[Mapping[str, str]] = {
 }
 """The styles of cells. A style is never the only sign of a state: the words say it too."""
 
+_NARROWEST: Final = 40
+"""A narrower terminal wraps plain lines itself, which shows more than columns of a few characters."""
 _CURSOR: Final = b"\033[?25h"
 _NO_CURSOR: Final = b"\033[?25l"
 _USUAL_SCREEN: Final = b"\033[?1049l" + _CURSOR
@@ -68,12 +71,13 @@ def print_table(
     cells are all empty.
     """
     cells = [[shown(cell) for cell in row] for row in rows]
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or shutil.get_terminal_size().columns < _NARROWEST:
         _print_plain(headings, cells, right)
         return
     from rich.table import Table
     from rich.text import Text
 
+    folded = 0 if headings[-1] in right else len(headings) - 1  # a number is never folded
     texts: list[list[Text]] = []
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     styled = dict(enumerate(styles))
@@ -85,7 +89,7 @@ def print_table(
             heading,
             justify="right" if heading in right else "left",
             overflow="fold",
-            no_wrap=number < len(headings) - 1,
+            no_wrap=number != folded,
         )
         texts.append([Text(cell, style=_style(styled.get(row), heading)) for row, cell in enumerate(column)])
     for row in zip(*texts, strict=True):
