@@ -46,8 +46,8 @@ async def available_host_bytes() -> dict[str, int]:
     """The bytes of the host's memory that are free, and those that the engines have, by the name of the device. Empty
     where the kernel does not say it.
 
-    The sum stays the same while an engine loads a model. What is free is read first, so that memory that is taken in
-    between counts twice: too much for a moment keeps no load from beginning.
+    The sum stays the same while an engine loads a model. What is free is read first. Memory that an engine takes
+    between the two readings then counts twice. For a moment the sum is too large, which refuses no load.
     """
 
     def read() -> tuple[int | None, int | None]:
@@ -60,8 +60,8 @@ async def available_host_bytes() -> dict[str, int]:
 def available_gpu_bytes(readings: Collection[DeviceHealth], resident: Collection[ModelInfo]) -> dict[str, int]:
     """The bytes of each GPU that are free, and those that the `resident` models have, by the name of the device.
 
-    A GPU with a model whose memory is not known is left out. A model on several GPUs counts as a whole on each of them:
-    too much keeps no load from beginning.
+    A GPU with a model whose memory is not known is left out. A model on several GPUs counts as a whole on each of them.
+    The sum is then too large, which refuses no load.
     """
     available: dict[str, int] = {}
     for reading in readings:

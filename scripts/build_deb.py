@@ -264,7 +264,7 @@ def _architecture() -> str:
 
 
 def _answer(*command: str | Path) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 - as in _run
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603 - our words
 
 
 def _write(path: Path, text: str, *, mode: int = 0o644) -> None:

@@ -173,7 +173,7 @@ def _watch(command: Sequence[str], environ: Mapping[str, str], log: Path, *, wit
     began: float | None = None
     with (
         log.open("w", encoding="utf-8") as written,
-        subprocess.Popen(  # noqa: S603 - fixed words and the options of the person who builds
+        subprocess.Popen(  # noqa: S603 - fixed words and own options
             command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         ) as pip,
     ):
@@ -212,7 +212,7 @@ def _announce(*, with_ccache: bool) -> None:
 
 
 def _run(command: Sequence[str]) -> int:
-    return subprocess.run(command, check=False).returncode  # noqa: S603 - as above
+    return subprocess.run(command, check=False).returncode  # noqa: S603 - fixed words and own options
 
 
 def _say(text: str) -> None:

@@ -104,7 +104,7 @@ def _path(text: str, environ: Mapping[str, str]) -> Path:
 
 
 def _user_home(environ: Mapping[str, str]) -> Path:
-    return Path(environ.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111 - as above
+    return Path(environ.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111 - Path.home may raise
 
 
 def _user_cache(environ: Mapping[str, str]) -> Path:

@@ -7,7 +7,7 @@ are: if all files are cached, no hub is asked and no socket is opened.
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio.to_thread
 import msgspec
@@ -20,7 +20,6 @@ from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.os_errors import is_exhausted
 from neuron_lib.shown import clip
 from neuron_lib.sources.fetch_line import FetchLine
-from neuron_lib.sources.fetch_process import fetch_environment, run_fetch
 from neuron_lib.sources.fetch_protocol import Fetched, FetchOrder
 from neuron_lib.sources.formats import FILE, GGUF, SAFETENSORS, format_at, format_of, select_files
 from neuron_lib.sources.gguf_header import check_gguf, check_model
@@ -106,7 +105,6 @@ class ModelStore:
         self._environ = dict(environ)
         shared = hf_cache or hub_cache_dir(environ)
         self._caches = {name: Path(source.cache_dir or shared) for name, source in sources.items()}
-        self._environment = fetch_environment(environ)
         self._ends_with_thread = ends_with_thread
         self._offline_variable = offline_variable(environ)
 
@@ -465,6 +463,12 @@ class ModelStore:
             await self._run_fetch(order, report)
         return _cached(repository, fit)
 
+    @property
+    def _environment(self) -> Mapping[str, str]:
+        from neuron_lib.sources.fetch_process import fetch_environment  # noqa: PLC0415 - only a fetch needs it
+
+        return fetch_environment(self._environ)
+
     async def _run_fetch(self, order: FetchOrder, report: ProgressReporter) -> Fetched:
         """Wait for a place in the line, without a process, and then fetch. Files that are only hashed have a line of
         their own.
@@ -490,6 +494,13 @@ class ModelStore:
                 model_id=repository.model_id,
                 cause=cause,
             )
+
+
+async def run_fetch(order: FetchOrder, **options: Any) -> Fetched:
+    """See `fetch_process.run_fetch`, which has the options too."""
+    from neuron_lib.sources import fetch_process  # noqa: PLC0415 - a command that looks at the disk would wait for it
+
+    return await fetch_process.run_fetch(order, **options)
 
 
 async def _admit(admit: Admit, entry: ModelEntry, outline: Fetched) -> None:

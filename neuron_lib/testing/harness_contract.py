@@ -67,7 +67,9 @@ class Subject:
     """What is checked: a harness that `make` returns, and a model that `spec` loads.
 
     `task` is a request whose reply has several events; None asks for a short chat. `bad_spec` is one whose load must
-    fail, None if there is none. `limit_s` bounds each load and each wait of a check, in seconds.
+    fail, None if there is none. `resident` is the model of `spec`, loaded already, for the checks that leave a model as
+    it was; with None each of them loads one. `limit_s` bounds each load and each wait of a check, in seconds. `reports`
+    is the progress that the loads have reported.
     """
 
     make: Callable[[], Harness]

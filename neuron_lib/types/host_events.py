@@ -139,7 +139,7 @@ class ReloadEvent(_Stamped, frozen=True, kw_only=True, tag="reload"):
 class GapEvent(_Stamped, frozen=True, kw_only=True, tag="gap"):
     """Events were missed: they are no longer kept, or they were those of an earlier process.
 
-    Who keeps a picture of the host should look at its whole state again. The events that are kept follow.
+    A follower that keeps a picture of the host should read the whole state again. The events that are kept follow.
     """
 
 

@@ -80,7 +80,7 @@ class EmbeddingsRequest(Struct, frozen=True, kw_only=True):
         """There is no stream of vectors. Always raises `ValueError`."""
         raise ValueError("vectors are not streamed")
 
-    def collector(self, *, unique: str, created: int) -> EmbeddingsCollector:  # noqa: ARG002 - as above
+    def collector(self, *, unique: str, created: int) -> EmbeddingsCollector:  # noqa: ARG002 - see `DecodedRequest`
         """What writes the reply. It has the model's id as the client wrote it, and neither an id nor a time."""
         return EmbeddingsCollector(model=self.task.model_id, is_base64=self.is_base64)
 

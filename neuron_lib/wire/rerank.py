@@ -82,7 +82,7 @@ class RerankRequest(Struct, frozen=True, kw_only=True):
         """There is no stream of scores. Always raises `ValueError`."""
         raise ValueError("scores are not streamed")
 
-    def collector(self, *, unique: str, created: int) -> RankingCollector:  # noqa: ARG002 - as above
+    def collector(self, *, unique: str, created: int) -> RankingCollector:  # noqa: ARG002 - see `DecodedRequest`
         """What writes the reply. It has the model's id as the client wrote it."""
         return RankingCollector(
             id=f"rerank-{unique}",

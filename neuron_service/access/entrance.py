@@ -39,7 +39,7 @@ class Caller:
 
     `principal` is whom the request counts for, None for nobody in particular. `place` is where it comes from, as text:
     an address, `user:1000`, or `unknown`. `is_trusted` if that place may ask without a key. `scopes` are what the
-    caller may do: everything from a trusted place, nothing for a stranger, whom only open paths are answered to.
+    caller may do: everything from a trusted place, and nothing for a stranger, who gets answers at open paths only.
     """
 
     principal: Principal | None

@@ -9,7 +9,7 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http.client import HTTPMessage
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -20,6 +20,7 @@ import click
 from msgspec import Struct
 
 from neuron_service.cli.batch_lines import (
+    OUTCOME_ID,
     BatchRequest,
     LineProblem,
     outcome_line,
@@ -89,6 +90,7 @@ class _Job:
         self.already = already
         self.succeeded = 0
         self.refused = 0
+        self._waits = Event()
 
     @property
     def answered(self) -> int:
@@ -105,7 +107,7 @@ class _Job:
             with contextlib.suppress(Empty):
                 while not is_over.is_set():
                     request = todo.get_nowait()
-                    answer = _ask(self._client, request, is_over)
+                    answer = _ask(self._client, request, is_over, self._say_once)
                     if isinstance(answer, DaemonProblem):  # ends the job, so no thread may take another request
                         is_over.set()
                     answers.put(_Answered(request, answer))
@@ -122,17 +124,17 @@ class _Job:
                     self._take(output, answered.request, answered.answer)
                     advance()
         except DaemonProblem as problem:
-            complain(f"{problem}. {self.answered} answers were written; the same command goes on with the rest")
+            complain(f"{problem}. {self._written}; the same command goes on with the rest")
             return problem.exit_status
         except KeyboardInterrupt:
-            complain(f"interrupted; {self.answered} answers were written, and the same command goes on with the rest")
+            complain(f"interrupted; {self._written}, and the same command goes on with the rest")
             return INTERRUPTED
         finally:
             is_over.set()
         return 1 if self.refused else 0
 
     def _take(self, output: BinaryIO, request: BatchRequest, answer: Exchange) -> None:
-        id_ = f"batch_req_{secrets.token_hex(12)}"
+        id_ = f"{OUTCOME_ID}{secrets.token_hex(12)}"
         request_id = answer.headers.get("x-request-id")
         output.write(outcome_line(id_, request, status=answer.status, request_id=request_id, body=answer.body))
         output.flush()
@@ -140,6 +142,17 @@ class _Job:
             self.succeeded += 1
         else:
             self.refused += 1
+        self._waits.clear()
+
+    @property
+    def _written(self) -> str:
+        return "1 answer was written" if self.answered == 1 else f"{self.answered} answers were written"
+
+    def _say_once(self, problem: DaemonProblem) -> None:
+        """Say why the job waits, unless it was said since the last answer. Any thread may call it."""
+        if not self._waits.is_set():
+            self._waits.set()
+            complain(f"{problem}. It is asked again for up to {_PATIENCE_S / 60:.0f} minutes")
 
 
 def _next(answers: "SimpleQueue[_Answered]") -> _Answered:
@@ -148,9 +161,12 @@ def _next(answers: "SimpleQueue[_Answered]") -> _Answered:
             return answers.get(timeout=_LOOK_S)
 
 
-def _ask(client: Client, request: BatchRequest, is_over: Event) -> Exchange | DaemonProblem:
-    """The answer to a request. A daemon that is busy or away is asked again. A problem that ends the whole job is
-    returned, not raised.
+def _ask(
+    client: Client, request: BatchRequest, is_over: Event, say: Callable[[DaemonProblem], None]
+) -> Exchange | DaemonProblem:
+    """The answer to a request. A daemon that is busy or away is asked again, and `say` is told why.
+
+    A problem that ends the whole job is returned, not raised.
     """
     until_s = time.monotonic() + _PATIENCE_S
     while True:
@@ -168,7 +184,10 @@ def _ask(client: Client, request: BatchRequest, is_over: Event) -> Exchange | Da
                 return answer
             problem = client.problem(answer)
             pause_s = _pause_s(answer.headers)
-        if time.monotonic() + pause_s > until_s or is_over.wait(pause_s):
+        if time.monotonic() + pause_s > until_s:
+            return problem
+        say(problem)
+        if is_over.wait(pause_s):
             return problem
 
 

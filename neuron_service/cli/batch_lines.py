@@ -11,10 +11,25 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-__all__ = ("URLS", "BatchRequest", "LineProblem", "outcome_line", "parse_outcomes", "parse_request", "require_unique")
+__all__ = (
+    "OUTCOME_ID",
+    "URLS",
+    "BatchRequest",
+    "LineProblem",
+    "outcome_line",
+    "parse_outcomes",
+    "parse_request",
+    "require_unique",
+)
 
 URLS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 """The APIs that a batch may ask."""
+
+OUTCOME_ID: Final = "batch_req_"
+"""What the `id` of each outcome begins with."""
+_BEGINNING: Final = b'{"id":"' + OUTCOME_ID.encode()
+_MARK: Final = b"\xef\xbb\xbf"
+"""The mark that some editors write in front of UTF-8."""
 
 
 class LineProblem(ValueError):
@@ -46,7 +61,7 @@ def parse_request(text: bytes, *, line: int, model: str | None) -> BatchRequest:
     Raises `LineProblem`.
     """
     try:
-        asked = _requests.decode(text)
+        asked = _requests.decode(text.removeprefix(_MARK) if line == 1 else text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise LineProblem(f"line {line}: {error}") from None
     if asked.method != "POST":
@@ -80,17 +95,24 @@ def parse_outcomes(lines: Iterable[bytes], *, known: Iterable[str]) -> tuple[set
     ids, whole, wanted = set[str](), 0, frozenset(known)
     for number, line in enumerate(lines, 1):
         if not line.endswith(b"\n"):
+            if not _is_torn(line):
+                raise LineProblem(f"line {number} is no outcome of a batch")
             break
         try:
             outcome = json.loads(line)
             id_, _ = outcome["custom_id"], outcome["response"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise LineProblem(f"line {number} is no outcome of a batch") from None
-        if id_ not in wanted:
+        if not isinstance(id_, str) or id_ not in wanted:
             raise LineProblem(f"line {number} has an outcome of {str(id_)[:80]!r}, which the input does not ask for")
         ids.add(id_)
         whole += len(line)
     return ids, whole
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a line without an end is the beginning of one that `outcome_line` wrote, and so of no other file."""
+    return line.startswith(_BEGINNING) or _BEGINNING.startswith(line)
 
 
 def outcome_line(id_: str, request: BatchRequest, *, status: int, request_id: str | None, body: Any) -> bytes:

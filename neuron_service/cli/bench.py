@@ -13,7 +13,7 @@ from msgspec import to_builtins
 from neuron_service.cli.bench_figures import HEADINGS, Figures, Timed, bars, cells, figures_of, prompt_of
 from neuron_service.cli.chat import open_speaker
 from neuron_service.cli.options import ConfigOptions
-from neuron_service.cli.screen import print_json, print_table, waiting
+from neuron_service.cli.screen import print_json, print_table, shown, waiting
 from neuron_service.cli.talk.pieces import Ended, Message, Order, Speaker, SpeakerFailed
 from neuron_service.cli.terminal import complain
 
@@ -110,7 +110,7 @@ def _show(speaker: Speaker, levels: Sequence[Figures], *, as_json: bool) -> None
     if as_json:
         print_json({"model": speaker.model_id, "place": speaker.place, "levels": to_builtins(levels)})
         return
-    print(f"{speaker.model_id} {speaker.place}: prompts of about {levels[0].prompt_tokens} tokens")
+    print(f"{shown(speaker.model_id)} {speaker.place}: prompts of about {levels[0].prompt_tokens} tokens")
     print_table(HEADINGS, [cells(each) for each in levels], right=HEADINGS)
     print("", *bars(levels), sep="\n")
     sys.stdout.flush()

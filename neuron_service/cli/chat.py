@@ -12,6 +12,7 @@ from neuron_lib.types import names_file
 from neuron_service.cli.daemon import find_client, names_daemon
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.progress_line import ProgressLine
+from neuron_service.cli.screen import ended_by_signals
 from neuron_service.cli.talk.daemon_model import only_model, require_model
 from neuron_service.cli.talk.keyboard import Keyboard, history_file
 from neuron_service.cli.talk.one_answer import answer_as_json, answer_once
@@ -129,7 +130,7 @@ def _answer(speaker: Speaker, order: Order, options: TalkOptions, *, as_json: bo
 
 def _loop(speaker: Speaker, options: TalkOptions) -> int:
     history = history_file(os.environ) if options.keeps_history else None
-    with Keyboard.open(tuple(COMMANDS), history=history) as keyboard:
+    with ended_by_signals(), Keyboard.open(tuple(COMMANDS), history=history) as keyboard:
         screen = _screen()
         if keyboard.is_terminal:
             screen.note(f"{speaker.model_id} {speaker.place}. /help lists the commands, Ctrl-D leaves.")

@@ -49,7 +49,7 @@ def running_loads(client: Client) -> tuple[LoadingModel, ...]:
 def _is_loaded(client: Client, model_id: str) -> bool:
     """Whether the daemon has the model. `model_id` may be any name of it."""
     try:
-        found = client.get(f"/v1/models/{quote(model_id, safe='/:')}")
+        found = client.get(f"/v1/models/{quote(model_id, safe='/:', errors='replace')}")
         return any(model["id"] == found["id"] for model in client.get("/models"))
     except (DaemonProblem, *NOT_NEURON):
         return False

@@ -25,12 +25,13 @@ from neuron_lib.sources.configured import model_store
 from neuron_service.backends import BACKENDS
 from neuron_service.cli import findings, host_facts
 from neuron_service.cli.config_check import find_model_faults
-from neuron_service.cli.configuration import config_path, log_level, read_settings
+from neuron_service.cli.configuration import config_path, log_level
 from neuron_service.cli.findings import CacheFacts, Finding, PortFacts, Status
 from neuron_service.cli.options import ConfigOptions, ServeOptions
 from neuron_service.cli.running_service import ServiceSilent, WantsCertificate, WantsKey, is_running
 from neuron_service.cli.screen import print_line
 from neuron_service.cli.service_packages import missing_packages
+from neuron_service.cli.service_settings import read_settings
 from neuron_service.http.cap import raise_descriptor_limit
 from neuron_service.log_config import configure_logging
 

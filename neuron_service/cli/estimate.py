@@ -2,26 +2,26 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import anyio
 import msgspec
 
-from neuron_lib.backend import HarnessSetup
 from neuron_lib.config import Config
-from neuron_lib.discovery.probe import discover
 from neuron_lib.errors import ConfigError, LoadFailed, NeuronError
 from neuron_lib.harness import Estimator
 from neuron_lib.sizes import format_size
 from neuron_lib.types import DeviceNeed, MemoryPlan, ModelSpec, public_id
 from neuron_lib.wire.estimate import estimate_answer
 from neuron_service.backends import BACKENDS
-from neuron_service.capacity import capacity_bytes, gpu_memory_by_index, host_memory_bytes
+from neuron_service.capacity import capacity_bytes, host_memory_bytes
 from neuron_service.cli.configuration import command_config
 from neuron_service.cli.failures import report_failure
 from neuron_service.cli.named_models import with_file
 from neuron_service.cli.options import ConfigOptions
+from neuron_service.cli.own_setup import own_setup
 from neuron_service.cli.screen import print_table, waiting
 
 __all__ = ("run_estimate_command",)
@@ -51,23 +51,16 @@ def run_estimate_command(options: ConfigOptions, named: str, *, quant: str | Non
 
 async def _estimate(config: Config, environ: Mapping[str, str], model_id: str, quant: str | None) -> MemoryPlan:
     """Ask the first backend that can estimate. The spec is that of the model's `[[default_models]]` entry, if any."""
-    discovery = await discover(harnesses=(), max_prompt_tokens=config.max_prompt_tokens)
-    gpu_memory_mb = gpu_memory_by_index(discovery.devices)
-    setup = HarnessSetup(
-        models=config.models,
-        environ=environ,
-        gpu_memory_mb=lambda: gpu_memory_mb,
-        max_prompt_tokens=config.max_prompt_tokens,
-        ends_with_thread=False,
-        host_limit_bytes=lambda: _limits(config, gpu_memory_mb).get("cpu"),
-    )
+    setup = await own_setup(config, environ)
+    limits = _limits(config, setup.gpu_memory_mb())
+    setup = replace(setup, host_limit_bytes=lambda: limits.get("cpu"))
     for backend in BACKENDS:
         harness = backend.make(backend.of(config), setup)
         if isinstance(harness, Estimator):
             configured = (spec for spec in config.default_models if public_id(spec.model_id) == public_id(model_id))
             spec = next(configured, ModelSpec(model_id=model_id, harness=backend.name))
             plan = await harness.estimate(spec if quant is None else msgspec.structs.replace(spec, quant=quant))
-            return plan.within(_limits(config, gpu_memory_mb))
+            return plan.within(limits)
     raise LoadFailed("no backend of this service can say how much memory a model takes")
 
 

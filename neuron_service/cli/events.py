@@ -1,15 +1,15 @@
 """`neuron events`: what happens on a host, a line for each event."""
 
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from neuron_service.cli.load_words import describe_load
 from neuron_service.cli.screen import shown
+from neuron_service.cli.terminal import complain
 from neuron_service.client.client import Client
-from neuron_service.client.translation import NOT_NEURON, not_neuron
+from neuron_service.client.translation import NOT_NEURON, lacking
 
 __all__ = ("describe_event", "follow_events")
 
@@ -25,17 +25,23 @@ def follow_events(client: Client, *, as_json: bool, since: str | None) -> int:
             try:
                 line = event.data if as_json else describe_event(json.loads(event.data))
             except NOT_NEURON as error:
-                raise not_neuron(client.address, f"an event lacks {error}") from error
+                raise lacking(client.address, error) from error
             print(line, flush=True)
-    print(f"neuron: {client.address} has ended the stream", file=sys.stderr)
+    complain(f"{client.address} has ended the stream")
     return 0
 
 
 def describe_event(event: Mapping[str, Any]) -> str:
     """An event in one line: local time, kind, model, and what has happened. Raises for anything that is no event."""
     kind, model_id = event["type"], event.get("model_id", "-")
-    at = time.strftime("%H:%M:%S", time.localtime(event["at"]))
-    return f"{at}  {shown(kind):<9}  {shown(model_id)}  {shown(_what(kind, event))}".rstrip()
+    return f"{_clock(event['at'])}  {shown(kind):<9}  {shown(model_id)}  {shown(_what(kind, event))}".rstrip()
+
+
+def _clock(at_s: float) -> str:
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(at_s))
+    except OSError as error:  # no year that the system knows
+        raise ValueError(str(error)) from error
 
 
 def _what(kind: str, event: Mapping[str, Any]) -> str:

@@ -189,10 +189,11 @@ def _decide(layout: Layout, act: Callable[[ServiceFile, str | None], Act]) -> Se
 
 
 def _content(path: Path) -> str | None:
+    """What is at a path, None if there is nothing. A link to nothing counts as an empty file, which somebody made."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        return None
+        return "" if path.is_symlink() else None
 
 
 def _write(file: ServiceFile) -> None:

@@ -16,8 +16,8 @@ from neuron_service.access.scopes import Scope
 from neuron_service.backends import BACKENDS
 from neuron_service.cli.configuration import config_path, for_this_machine, log_level
 from neuron_service.cli.options import ConfigOptions
-from neuron_service.cli.screen import print_table
-from neuron_service.cli.terminal import complain
+from neuron_service.cli.screen import print_json, print_table
+from neuron_service.cli.terminal import complain, drop_the_rest
 from neuron_service.log_config import configure_logging
 
 __all__ = ("delete_key", "new_key", "show_keys")
@@ -35,10 +35,20 @@ def show_keys(options: ConfigOptions, *, file: Path | None, as_json: bool) -> in
     return _with_file(options, file, lambda path: _show_all(path, as_json=as_json))
 
 
-def delete_key(options: ConfigOptions, name: str, *, file: Path | None) -> int:
+def delete_key(options: ConfigOptions, name: str, *, file: Path | None, as_json: bool) -> int:
     """Delete the line of a key. Returns the exit status."""
     _require_name(name)
-    return _with_file(options, file, lambda path: remove_key(path, name))
+
+    def delete(path: Path) -> None:
+        remove_key(path, name)
+        if as_json:
+            print_json({"name": name, "status": "deleted"})
+
+    return _with_file(options, file, delete)
+
+
+class _NotShown(Exception):
+    """Nobody has seen a new key, and nobody could see it later."""
 
 
 def _require_name(name: str) -> None:
@@ -59,6 +69,9 @@ def _with_file(options: ConfigOptions, named: Path | None, act: Callable[[Path],
     except ConfigError as error:
         complain(str(error))
         return os.EX_CONFIG
+    except _NotShown as failure:
+        complain(str(failure))
+        return os.EX_IOERR
     except OSError as error:
         complain(f"{error.filename or 'the file of keys'}: {error.strerror or error}")
         return os.EX_IOERR
@@ -78,11 +91,15 @@ def _file(options: ConfigOptions, named: Path | None) -> Path:
 
 def _show_new(path: Path, name: str, scopes: frozenset[Scope], *, as_json: bool) -> None:
     secret = add_key(path, name, scopes)
-    print(json.dumps({"name": name, "scopes": sorted(scopes), "key": secret}) if as_json else secret, flush=True)
-    print(
-        f"neuron: {path} now has the key {name} for {', '.join(sorted(scopes))}. This is the only time that the key is "
-        "shown. The service knows the key after its next reload or start.",
-        file=sys.stderr,
+    try:
+        print(json.dumps({"name": name, "scopes": sorted(scopes), "key": secret}) if as_json else secret, flush=True)
+    except OSError as error:
+        remove_key(path, name)
+        drop_the_rest(sys.stdout)
+        raise _NotShown(f"the key could not be printed, so it was not made: {error.strerror}") from error
+    complain(
+        f"{path} now has the key {name} for {', '.join(sorted(scopes))}. This is the only time that the key is shown. "
+        "The service knows the key after its next reload or start."
     )
 
 

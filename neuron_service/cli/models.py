@@ -48,10 +48,11 @@ from neuron_service.cli.failures import report_failure
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.progress_line import ProgressLine
 from neuron_service.cli.running_service import ServiceSilent, loaded_ids
-from neuron_service.cli.screen import print_table
+from neuron_service.cli.screen import print_json, print_table, shown
 from neuron_service.cli.terminal import INTERRUPTED, complain
 
 __all__ = (
+    "Deleted",
     "Unfinished",
     "list_models",
     "pull",
@@ -73,6 +74,17 @@ class Unfinished(Struct, frozen=True, kw_only=True):
     age_secs: int
 
 
+class Deleted(Struct, frozen=True, kw_only=True):
+    """A file that `neuron rm` has deleted. `commit` is None for an unfinished download.
+
+    Content that another file name still uses is still there.
+    """
+
+    path: str
+    size_bytes: int
+    commit: str | None = None
+
+
 def pull_models(
     options: ConfigOptions, ids: Sequence[str], *, quant: str | None, revision: str | None, as_json: bool
 ) -> int:
@@ -89,12 +101,15 @@ def list_models(options: ConfigOptions, *, as_json: bool) -> int:
     return _with_config(options, lambda config, environ: show(config, environ, as_json=as_json))
 
 
-def remove_models(options: ConfigOptions, model_id: str | None, *, quant: str | None, confirmed: bool) -> int:
+def remove_models(
+    options: ConfigOptions, model_id: str | None, *, quant: str | None, confirmed: bool, as_json: bool
+) -> int:
     """Run `neuron rm`: delete a model, or without `model_id` the unfinished downloads. Returns the exit status."""
     if model_id is None:
-        return _with_config(options, remove_unfinished)
+        return _with_config(options, lambda config, environ: remove_unfinished(config, environ, as_json=as_json))
     return _with_config(
-        options, lambda config, environ: remove(config, environ, model_id, quant=quant, confirmed=confirmed)
+        options,
+        lambda config, environ: remove(config, environ, model_id, quant=quant, confirmed=confirmed, as_json=as_json),
     )
 
 
@@ -142,7 +157,7 @@ def pull(
             with ProgressLine(sys.stderr, label=public_id(model_id)) as line:
                 local = anyio.run(_fetch, store, spec, line)
         except KeyboardInterrupt:
-            print("neuron: interrupted; what was fetched is kept, and the next pull goes on there", file=sys.stderr)
+            complain("interrupted; what was fetched is kept, and the next pull goes on there")
             return INTERRUPTED
         except NeuronError as error:
             return report_failure(error)
@@ -178,7 +193,7 @@ def show(config: Config, environ: Mapping[str, str], *, as_json: bool) -> int:
     try:
         loaded = loaded_ids(config, environ)
     except ServiceSilent as silence:
-        print(f"neuron: {silence}; what is loaded is not known", file=sys.stderr)
+        complain(f"{silence}; what is loaded is not known")
         loaded = frozenset()
     settings = _settings(config)
     sources = shown_sources(store.cache_dirs, default_source=settings.default_source)
@@ -201,10 +216,11 @@ def show(config: Config, environ: Mapping[str, str], *, as_json: bool) -> int:
         for cache, source in sources.items():
             print(f"no models in {cache} (the cache of {source})")
     for partial in unfinished:
-        print(f"unfinished: {format_size(partial.size_bytes)}, last written {partial.age_secs} s ago: {partial.path}")
+        size = format_size(partial.size_bytes)
+        print(shown(f"unfinished: {size}, last written {partial.age_secs} s ago: {partial.path}"))
     for model in models:
         if model.missing is not None:
-            print(f"incomplete: {model.id} has no {model.missing}")
+            print(shown(f"incomplete: {model.id} has no {model.missing}"))
     return 0
 
 
@@ -230,6 +246,7 @@ def remove(
     *,
     quant: str | None,
     confirmed: bool,
+    as_json: bool = False,
     ask: Callable[[str], str] = input,
 ) -> int:
     """Delete a model from its cache, unless the service has it loaded. Returns the exit status.
@@ -245,11 +262,13 @@ def remove(
             raise LoadFailed(f"{model_id} does not come from a hub: its file is not ours to delete")
         doomed = plan_removal(repository, list(list_repositories(repository.cache_dir)), quant=quant)
         require_unloaded(repository, _claims(store, loaded=loaded_ids(config, environ)))
-        for each in doomed:
-            print(f"{format_size(each.file.size or 0):>8}  {each.file.path} (commit {each.commit[:12]})")
+        gone = [Deleted(path=each.file.path, size_bytes=each.file.size or 0, commit=each.commit) for each in doomed]
+        if not as_json:
+            for each in gone:
+                print(f"{format_size(each.size_bytes):>8}  {shown(each.path)} (commit {str(each.commit)[:12]})")
         if not confirmed:
             if not sys.stdin.isatty():
-                print("neuron: nothing deleted; without a terminal to ask on, say --yes", file=sys.stderr)
+                complain("nothing deleted; without a terminal to ask on, say --yes")
                 return os.EX_USAGE
             if not _agreed(ask, f"Delete {format_size(content_bytes(doomed))}? [y/N] "):
                 return 1
@@ -260,29 +279,37 @@ def remove(
     except NeuronError as error:
         return report_failure(error)
     except ServiceSilent as silence:
-        print(f"neuron: {silence}; it may have the model loaded, so nothing is deleted", file=sys.stderr)
+        complain(f"{silence}; it may have the model loaded, so nothing is deleted")
         return 1
     except OSError as error:
-        print(f"neuron: cannot delete {error.filename}: {error.strerror or error}", file=sys.stderr)
+        complain(f"cannot delete {error.filename}: {error.strerror or error}")
         return 1
     forget_empty(folder)
-    print(f"deleted; {format_size(freed)} are free again")
+    _say_deleted(gone, freed, as_json=as_json)
     return 0
 
 
-def remove_unfinished(config: Config, environ: Mapping[str, str]) -> int:
+def remove_unfinished(config: Config, environ: Mapping[str, str], *, as_json: bool = False) -> int:
     """Delete every unfinished download that no process writes. Returns the exit status."""
-    freed = 0
+    gone: list[Deleted] = []
     for cache in dict.fromkeys(_store(config, environ).cache_dirs.values()):
         for partial in sweep_partials(cache, now_s=time.time(), older_than_s=0):
-            print(f"{format_size(partial.size):>8}  {partial.path}")
-            freed += partial.size
-    print(f"deleted; {format_size(freed)} are free again")
+            gone.append(Deleted(path=str(partial.path), size_bytes=partial.size))
+            if not as_json:
+                print(f"{format_size(partial.size):>8}  {shown(str(partial.path))}")
+    _say_deleted(gone, sum(each.size_bytes for each in gone), as_json=as_json)
     return 0
+
+
+def _say_deleted(gone: Sequence[Deleted], freed: int, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"deleted": to_builtins(gone), "freed_bytes": freed})
+    else:
+        print(f"deleted; {format_size(freed)} are free again")
 
 
 def _agreed(ask: Callable[[str], str], question: str) -> bool:
-    with contextlib.suppress(EOFError, KeyboardInterrupt):
+    with contextlib.suppress(EOFError):
         return ask(question).strip().lower() in {"y", "yes"}
     return False
 

@@ -1,5 +1,6 @@
-"""The error of a command line that names a model which is not there. Apart from the code that looks for models, which
-takes longer to import than all that a probe needs.
+"""The error of a command line that names a model which is not there.
+
+The code that looks for models is elsewhere, because importing it takes longer than all imports that a probe needs.
 """
 
 import os

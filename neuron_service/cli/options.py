@@ -1,10 +1,11 @@
 """The options that several commands share, and what they pass on to the code that does the work."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -13,6 +14,7 @@ __all__ = (
     "LOG_LEVELS",
     "Command",
     "ConfigOptions",
+    "Number",
     "ServeOptions",
     "config_option",
     "json_option",
@@ -41,7 +43,7 @@ class ConfigOptions:
 class ServeOptions(ConfigOptions):
     """The options of `neuron serve`. They override the file and the environment, except `default_host`.
 
-    `models` are those to load at the start, as they were typed. Without any those of the file are loaded.
+    `models` are those to load at the start, as they were typed. If there are none, those of the file are loaded.
     """
 
     models: tuple[str, ...] = ()
@@ -50,6 +52,17 @@ class ServeOptions(ConfigOptions):
     default_host: str | None = None
     port: int | None = None
     check_config: bool = False
+
+
+class Number(click.FloatRange):
+    """A number within bounds. Unlike its parent it refuses `nan`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number. Fails for any other text."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 def with_config(*, log_level: str = "warning") -> Callable[[Command], Command]:

@@ -3,6 +3,7 @@
 The modules of a command are imported when the command runs. Help, usage errors and `neuron ls` import no web server.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,10 +14,14 @@ import click
 from neuron_service.cli.command_group import CommandGroup
 from neuron_service.cli.command_table import COMMANDS, NAMES_ELSEWHERE, SECTIONS
 from neuron_service.cli.options import COMPLETION_VARIABLE
-from neuron_service.cli.terminal import INTERRUPTED, complain
+from neuron_service.cli.streams import open_missing_streams, take_any_text
+from neuron_service.cli.terminal import INTERRUPTED, complain, drop_the_rest
 from neuron_service.client.problem import DaemonProblem
 
-__all__ = ("ROOT", "main", "usage_sentence")
+__all__ = ("ROOT", "run", "usage_sentence")
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Why stdout cannot be written: a full disk, or a terminal that is gone."""
 
 
 def _print_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's
@@ -49,9 +54,10 @@ ROOT: Final = CommandGroup(
 """All commands of `neuron`, for programs that need the tree: the reference, the man page, completion."""
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit with its status (docs/reference/cli.md), one of sysexits.h where one fits."""
-    _open_missing_streams()
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its status. See `neuron_service.cli.main`."""
+    open_missing_streams()
+    take_any_text(sys.stdout)
     if instruction := os.environ.get(COMPLETION_VARIABLE):
         from click.shell_completion import shell_complete
 
@@ -62,11 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: Sequence[str]) -> int:
     """Run a command that may be interrupted, and whose reader may leave before its end. Returns the exit status."""
     try:
-        with ROOT.make_context("neuron", [*arguments]) as context:
-            status: int | None = ROOT.invoke(context)
+        status = _invoke(arguments)
         sys.stdout.flush()
-    except click.exceptions.Exit as ended:
-        return ended.exit_code
     except click.ClickException as error:
         complain(usage_sentence(error) if isinstance(error, click.UsageError) else error.format_message())
         return os.EX_USAGE if isinstance(error, click.UsageError) else error.exit_code
@@ -77,9 +80,24 @@ def _run(arguments: Sequence[str]) -> int:
         complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # At its end the interpreter writes the rest of the text. This must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_the_rest(sys.stdout)
         return 1
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:  # an error of the command, and a bug
+            raise
+        drop_the_rest(sys.stdout)
+        complain(f"the output cannot be written: {error.strerror}")
+        return os.EX_IOERR
+    return status
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    """Read the arguments and run the command. Returns the exit status."""
+    try:
+        with ROOT.make_context("neuron", [*arguments]) as context:
+            status: int | None = ROOT.invoke(context)
+    except click.exceptions.Exit as ended:  # --help and --version
+        return ended.exit_code
     return status or 0
 
 
@@ -89,7 +107,9 @@ def usage_sentence(error: click.UsageError) -> str:
     problem = " ".join(error.format_message().split()).removesuffix(".")
     if isinstance(error, click.NoSuchOption):
         problem = _unknown_option(error, path)
-    return f"{problem[:1].lower()}{problem[1:]} (see `{path} --help`)"
+    if problem[1:2].islower():  # not the name of a variable
+        problem = f"{problem[:1].lower()}{problem[1:]}"
+    return f"{problem} (see `{path} --help`)"
 
 
 def _unknown_option(error: click.NoSuchOption, path: str) -> str:
@@ -99,16 +119,3 @@ def _unknown_option(error: click.NoSuchOption, path: str) -> str:
         return f"there is no option {error.option_name}{near}"
     *first, last = owners
     return f"{error.option_name} is an option of {', '.join(first)}{' and ' if first else ''}{last}, not of `{path}`"
-
-
-def _open_missing_streams() -> None:
-    """Open /dev/null for each standard stream that the process was started without.
-
-    Otherwise the next file that is opened would get the number of a standard stream. A child process that is given
-    streams of its own would then lose that file.
-    """
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, `fd`

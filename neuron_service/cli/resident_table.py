@@ -2,6 +2,7 @@
 
 import time
 
+from neuron_lib.shown import printable
 from neuron_service.cli.residents import (
     HEADINGS,
     OTHER_HEADINGS,
@@ -15,7 +16,7 @@ from neuron_service.cli.residents import (
 )
 from neuron_service.cli.screen import print_json, print_table, shown, whole_screen
 from neuron_service.client.client import Client
-from neuron_service.client.translation import NOT_NEURON, not_neuron
+from neuron_service.client.translation import NOT_NEURON, lacking
 
 __all__ = ("ask_residents", "show_residents", "watch_residents")
 
@@ -43,7 +44,7 @@ def show_residents(client: Client, *, as_json: bool) -> int:
     if found and health:
         print()
     for line in health:
-        print(line)
+        print(printable(line))
     return 0
 
 
@@ -72,4 +73,4 @@ def ask_residents(client: Client) -> tuple[list[str], list[Resident]]:
     try:
         return describe_host(health), residents(health, models)
     except NOT_NEURON as error:
-        raise not_neuron(client.address, f"its answer lacks {error}") from error
+        raise lacking(client.address, error) from error

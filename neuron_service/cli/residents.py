@@ -25,6 +25,7 @@ OTHER_HEADINGS: Final = ("MODEL", "STATE", "DETAIL")
 """Of the models that do not serve."""
 RIGHT: Final = ("RUNNING", "WAITING", "TOK/S", "KV", "MEMORY")
 _MIB: Final = 1 << 20
+_TOO_MANY: Final = 1 << 63
 STATES: Final[Mapping[str, str]] = {
     "loaded": "good",
     "loading": "busy",
@@ -55,6 +56,14 @@ class Resident:
     tokens_per_s: float | None = None
     kv_used: float | None = None
     memory_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `TypeError` and `ValueError` for values that no neuron gives."""
+        if not all(isinstance(each, str) for each in (self.id, self.state, self.detail)):
+            raise TypeError(f"no text: {self.id!r}, {self.state!r} or {self.detail!r}")
+        numbers = (self.running, self.max_running, self.waiting, self.tokens_per_s, self.kv_used, self.memory_bytes)
+        if not all(each is None or abs(each) < _TOO_MANY for each in numbers):
+            raise ValueError(f"no count: one of {numbers}")
 
     @property
     def serves(self) -> bool:

@@ -9,7 +9,7 @@ from neuron_service.cli.long_call import LONGEST_CALL_S, run_beside
 from neuron_service.cli.progress_line import ProgressLine
 from neuron_service.cli.resident_table import ask_residents
 from neuron_service.cli.screen import print_json, shown, waiting
-from neuron_service.cli.terminal import INTERRUPTED
+from neuron_service.cli.terminal import INTERRUPTED, complain
 from neuron_service.client.client import Client
 
 __all__ = ("load_model", "unload_model")
@@ -22,13 +22,13 @@ def load_model(
 
     The load goes on if the command is interrupted.
     """
-    wanted: dict[str, Any] = {"model_id": model_id, "quant": quant, "harness": harness, "devices": list(devices)}
-    body = {name: value for name, value in wanted.items() if value}
+    wanted: dict[str, Any] = {"quant": quant, "harness": harness, "devices": list(devices)}
+    body = {"model_id": model_id} | {name: value for name, value in wanted.items() if value}
     try:
         with ProgressLine(sys.stderr, label=shown(model_id)) as line:
             load_in_daemon(client, body, line.report)
     except KeyboardInterrupt:
-        print(f"neuron: interrupted; the load goes on, and `neuron unload {shown(model_id)}` ends it", file=sys.stderr)
+        complain(f"interrupted; the load goes on, and `neuron unload {shown(model_id)}` ends it")
         return INTERRUPTED
     _say(model_id, "loaded", as_json=as_json)
     return 0

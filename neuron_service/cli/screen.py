@@ -6,9 +6,13 @@ waits for is not shown. rich is imported when something is drawn, because it tak
 
 import contextlib
 import json
+import os
+import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,6 +21,7 @@ __all__ = (
     "STYLES",
     "console",
     "counting",
+    "ended_by_signals",
     "print_json",
     "print_line",
     "print_pairs",
@@ -34,6 +39,13 @@ STYLES: Final[Mapping[str, str]] = {
     "dim": "dim",
 }
 """The styles of cells. A style is never the only sign of a state: the words say it too."""
+
+_NARROWEST: Final = 40
+"""A narrower terminal wraps plain lines itself, which shows more than columns of a few characters."""
+_CURSOR: Final = b"\033[?25h"
+_NO_CURSOR: Final = b"\033[?25l"
+_USUAL_SCREEN: Final = b"\033[?1049l" + _CURSOR
+_OWN_SCREEN: Final = b"\033[?1049h" + _NO_CURSOR
 
 
 def shown(text: str) -> str:
@@ -59,12 +71,13 @@ def print_table(
     cells are all empty.
     """
     cells = [[shown(cell) for cell in row] for row in rows]
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or shutil.get_terminal_size().columns < _NARROWEST:
         _print_plain(headings, cells, right)
         return
     from rich.table import Table
     from rich.text import Text
 
+    folded = 0 if headings[-1] in right else len(headings) - 1  # a number is never folded
     texts: list[list[Text]] = []
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     styled = dict(enumerate(styles))
@@ -76,7 +89,7 @@ def print_table(
             heading,
             justify="right" if heading in right else "left",
             overflow="fold",
-            no_wrap=number < len(headings) - 1,
+            no_wrap=number != folded,
         )
         texts.append([Text(cell, style=_style(styled.get(row), heading)) for row, cell in enumerate(column)])
     for row in zip(*texts, strict=True):
@@ -128,7 +141,7 @@ def whole_screen() -> Iterator[Callable[[], None]]:
 
     Yields a function that clears the screen.
     """
-    with console().screen():
+    with ended_by_signals(), _stopped_in_order(sys.stdout, leave=_USUAL_SCREEN, enter=_OWN_SCREEN), console().screen():
         yield lambda: console().clear()
 
 
@@ -143,7 +156,7 @@ def waiting(text: str) -> Iterator[Callable[[str], None]]:
         return
     from rich.text import Text
 
-    with console(sys.stderr).status(Text(shown(text)), spinner="dots") as status:
+    with _spinning(), console(sys.stderr).status(Text(shown(text)), spinner="dots") as status:
         yield lambda changed: status.update(Text(shown(changed)))
 
 
@@ -158,9 +171,57 @@ def counting(total: int) -> Iterator[Callable[[], None]]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console(sys.stderr)) as progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with _spinning(), Progress(*columns, console=console(sys.stderr)) as progress:
         task = progress.add_task("", total=total)
         yield lambda: progress.advance(task)
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the command by `SystemExit` as long as the block runs.
+
+    So the terminal gets back its cursor and what stood there. A signal that is ignored, as by nohup, stays ignored.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    ours = [number for number, handler in before.items() if handler is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _spinning() -> Iterator[None]:
+    """What has the terminal right after signals while rich hides its cursor on stderr."""
+    with ended_by_signals(), _stopped_in_order(sys.stderr, leave=_CURSOR, enter=_NO_CURSOR):
+        yield
+
+
+@contextlib.contextmanager
+def _stopped_in_order(stream: TextIO, *, leave: bytes, enter: bytes) -> Iterator[None]:
+    """Write `leave` to a terminal before Ctrl-Z stops the command, and `enter` when the command goes on."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        os.write(stream.fileno(), leave)  # past the buffer, because the signal may have come in the middle of a write
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os.write(stream.fileno(), enter)
+
+    if signal.getsignal(signal.SIGTSTP) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTSTP, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
 
 def _print_plain(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:

@@ -17,11 +17,12 @@ from typing import Final, NoReturn
 from neuron_lib.config import Config
 from neuron_lib.errors import ConfigError, cause_chain, first_leaf
 from neuron_lib.types import public_id
-from neuron_service.cli.configuration import config_path, log_level, read_settings
+from neuron_service.cli.configuration import config_path, log_level
 from neuron_service.cli.no_such_model import NoSuchModel
 from neuron_service.cli.options import ServeOptions
 from neuron_service.cli.screen import print_json
 from neuron_service.cli.service_packages import missing_packages
+from neuron_service.cli.service_settings import read_settings
 from neuron_service.cli.terminal import complain
 from neuron_service.collector import TRACING_PACKAGES, Collector, can_trace, wanted_collector
 from neuron_service.http.listening import address_of, bind, file_removed_at_end, place_of

@@ -16,15 +16,15 @@ from neuron_lib.errors import LoadFailed, NeuronError
 from neuron_lib.sizes import format_size
 from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.gguf_header import GgufHeader, check_model
-from neuron_lib.types import public_id
+from neuron_lib.types import names_file, public_id
 from neuron_service.cli.configuration import command_config
 from neuron_service.cli.daemon import find_client
 from neuron_service.cli.failures import report_failure
 from neuron_service.cli.options import ConfigOptions
-from neuron_service.cli.screen import print_json, print_pairs
+from neuron_service.cli.screen import print_json, print_pairs, shown
 from neuron_service.client.client import Client
 from neuron_service.client.problem import DaemonProblem
-from neuron_service.client.translation import NOT_NEURON, not_neuron
+from neuron_service.client.translation import NOT_NEURON, lacking
 
 __all__ = ("FileFacts", "file_facts", "file_pairs", "service_pairs", "show_model")
 
@@ -72,8 +72,8 @@ def show_model(options: ConfigOptions, host: str | None, model_id: str, *, quant
 
 def _read(config: Config, environ: Mapping[str, str], model_id: str, quant: str | None) -> FileFacts:
     """Find the files of a model here and read their header. Raises kinds of `NeuronError`."""
-    path = Path(model_id)
-    if path.suffix == ".gguf":
+    if names_file(model_id):
+        path = Path(model_id)
         return file_facts(path.stem, [path], check_model([path], model_id=model_id))
     settings = next(iter(store_settings(config).values()))
     paths = model_store(settings, models=config.models, environ=environ).files_here(model_id, quant)
@@ -104,11 +104,13 @@ def file_facts(model_id: str, paths: Sequence[Path], header: GgufHeader) -> File
 
 def _ask(client: Client, model_id: str) -> dict[str, Any]:
     """The entry of `/models` about a model. Raises `DaemonProblem`, also for a model that is not loaded."""
-    found = client.get(f"/v1/models/{quote(model_id, safe='/:')}")
+    found = client.get(f"/v1/models/{quote(model_id, safe='/:', errors='replace')}")
     try:
-        return next(({**each} for each in client.get("/models") if each["id"] == found["id"]), {"id": found["id"]})
+        entry = next(({**each} for each in client.get("/models") if each["id"] == found["id"]), {"id": found["id"]})
+        service_pairs(entry)  # of another program it may be anything
     except NOT_NEURON as error:
-        raise not_neuron(client.address, f"its answer lacks {error}") from error
+        raise lacking(client.address, error) from error
+    return entry
 
 
 def _print(facts: FileFacts | None, served: dict[str, Any] | None, *, as_json: bool) -> int:
@@ -153,7 +155,7 @@ def service_pairs(served: Mapping[str, Any]) -> list[tuple[str, str]]:
         "devices": None if devices is None else ", ".join(f"gpu{each}" for each in devices) or "cpu",
         "tool format": served.get("tool_format"),
     }
-    return [(name, value) for name, value in known.items() if value is not None]
+    return [(name, shown(value)) for name, value in known.items() if value is not None]
 
 
 def _millions(count: int) -> str:

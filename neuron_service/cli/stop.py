@@ -3,15 +3,15 @@
 import os
 import select
 import signal
-import sys
 import time
 from typing import Final
 
 from neuron_service.cli.listener_process import Listener, find_listeners, is_neuron
-from neuron_service.cli.screen import waiting
+from neuron_service.cli.screen import print_json, waiting
 from neuron_service.cli.terminal import INTERRUPTED, complain
 from neuron_service.client.client import Client
 from neuron_service.client.problem import DaemonProblem
+from neuron_service.client.translation import NOT_NEURON
 
 __all__ = ("stop_service",)
 
@@ -21,7 +21,7 @@ _SECOND_SIGNAL_S: Final = 0.3
 _REMOTE: Final = "ask on that machine: `neuron stop` ends a service of this machine only"
 
 
-def stop_service(client: Client, *, now: bool, limit_s: float) -> int:
+def stop_service(client: Client, *, now: bool, limit_s: float, as_json: bool) -> int:
     """Have the service end, and wait for its end. Returns the exit status. Raises `DaemonProblem`."""
     client.get("/version")  # says why nothing answers, or that what answers is no neuron
     found = _find(client)
@@ -43,9 +43,12 @@ def stop_service(client: Client, *, now: bool, limit_s: float) -> int:
     except ProcessLookupError:
         pass
     except KeyboardInterrupt:
-        print(f"neuron: process {found.pid} goes on to drain, and ends by itself", file=sys.stderr)
+        complain(f"process {found.pid} goes on to drain, and ends by itself")
         return INTERRUPTED
-    print(f"neuron has ended (process {found.pid})")
+    if as_json:
+        print_json({"pid": found.pid, "status": "ended"})
+    else:
+        print(f"neuron has ended (process {found.pid})")
     return 0
 
 
@@ -76,6 +79,6 @@ def _running(client: Client) -> str:
     """How many replies are still made, in words. Empty if the service does not say."""
     try:
         running = sum(model["in_flight"] for model in client.get("/health", timeout_s=1.0)["models"])
-    except (DaemonProblem, KeyError, TypeError):
+    except (DaemonProblem, *NOT_NEURON):
         return ""
-    return f": {running} replies are still made" if running else ""
+    return f": {running} {'reply is' if running == 1 else 'replies are'} still made" if running else ""

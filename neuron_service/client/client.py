@@ -10,7 +10,7 @@ from neuron_service.client.address import Address
 from neuron_service.client.connection import Certificate, open_connection
 from neuron_service.client.event_lines import ServerSentEvent, read_events
 from neuron_service.client.problem import DaemonProblem
-from neuron_service.client.translation import broken, from_answer, no_connection, not_neuron
+from neuron_service.client.translation import broken, from_answer, no_connection, not_neuron, not_utf8
 
 __all__ = ("Client", "Exchange")
 
@@ -56,9 +56,18 @@ class Client:
             return self._json(text) if text else None
 
     def exchange(self, method: str, path: str, body: object, *, timeout_s: float = _ANSWER_LIMIT_S) -> Exchange:
-        """The answer to a request, also if the daemon refuses it. `DaemonProblem` is raised only if none comes."""
+        """The answer to a request, also if the daemon refuses it. `DaemonProblem` is raised only if none comes.
+
+        The `body` of a refusal that is no JSON is None.
+        """
         with self._any_answer(method, path, body, timeout_s=timeout_s) as answer:
-            body = self._json(self._read(answer, _LONGEST_ANSWER))
+            text = self._read(answer, _LONGEST_ANSWER)
+            try:
+                body = self._json(text)
+            except DaemonProblem:
+                if 200 <= answer.status < 300:
+                    raise
+                body = None  # a proxy refuses in HTML
             return Exchange(status=answer.status, headers=answer.headers, body=body)
 
     def problem(self, refused: Exchange) -> DaemonProblem:
@@ -118,7 +127,7 @@ class Client:
                 connection.request(
                     method,
                     self.address.prefix + path,
-                    body=None if body is None else json.dumps(body).encode(),
+                    body=None if body is None else json.dumps(body, ensure_ascii=False).encode(),
                     headers={**self._headers(has_body=body is not None), **(headers or {})},
                 )
                 answer = connection.getresponse()
@@ -126,6 +135,8 @@ class Client:
                 raise self._lost(error) from error
             except http.client.HTTPException as error:
                 raise not_neuron(self.address, "its answer is not HTTP") from error
+            except UnicodeEncodeError as error:
+                raise not_utf8(error) from error
             with answer:
                 yield answer
 
@@ -140,7 +151,7 @@ class Client:
     def _refusal(self, answer: http.client.HTTPResponse) -> DaemonProblem:
         try:
             body = json.loads(self._read(answer, _LONGEST_ERROR))
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         return from_answer(self.address, answer.status, body, has_key=self._key is not None)
 
@@ -158,7 +169,7 @@ class Client:
     def _json(self, text: bytes) -> Any:
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise not_neuron(self.address, "its answer is not JSON") from None
 
     def _lines(self, answer: http.client.HTTPResponse) -> Iterator[str]:

@@ -9,9 +9,18 @@ from typing import Any, Final
 from neuron_service.client.address import Address
 from neuron_service.client.problem import DaemonProblem
 
-__all__ = ("NOT_NEURON", "bad_certificate", "broken", "from_answer", "no_connection", "not_neuron")
+__all__ = (
+    "NOT_NEURON",
+    "bad_certificate",
+    "broken",
+    "from_answer",
+    "lacking",
+    "no_connection",
+    "not_neuron",
+    "not_utf8",
+)
 
-NOT_NEURON: Final = (KeyError, TypeError, AttributeError, ValueError)
+NOT_NEURON: Final = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
 """What reading an answer raises that is not one of a neuron."""
 
 _LONGEST_MESSAGE: Final = 1000
@@ -86,6 +95,19 @@ def not_neuron(address: Address, reason: str) -> DaemonProblem:
         f"what answers at {address} is not neuron ({reason}); look at --host and NEURON_HOST",
         exit_status=os.EX_PROTOCOL,
     )
+
+
+def lacking(address: Address, error: Exception) -> DaemonProblem:
+    """An answer is not as those of a neuron. `error` is one of `NOT_NEURON`, which reading the answer raised."""
+    return not_neuron(
+        address, f"its answer lacks {error}" if isinstance(error, KeyError) else "its answer has another form"
+    )
+
+
+def not_utf8(error: UnicodeEncodeError) -> DaemonProblem:
+    """A request has a text that cannot be sent."""
+    text = error.object[max(0, error.start - 20) : error.start + 20]
+    return DaemonProblem(f"{text!r} is no UTF-8, so no daemon can be sent it", exit_status=os.EX_USAGE)
 
 
 def from_answer(address: Address, status: int, body: Any, *, has_key: bool) -> DaemonProblem:

@@ -5,6 +5,7 @@ llama-swap runs one model at a time unless groups say otherwise. A neuron keeps 
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final
@@ -19,6 +20,7 @@ __all__ = ("OF_A_MODEL", "OF_THE_HOST", "translate_llama_swap")
 _MOST_MODELS: Final = 1000
 _LONGEST_TEXT: Final = 65_536
 _MOST_ROUNDS: Final = 20
+_MOST_VALUES: Final = 100_000
 _MACRO: Final = re.compile(r"\$\{(?P<name>(?:env\.)?[A-Za-z0-9_-]{1,63})\}")
 _LEVELS: Final[Mapping[str, str]] = MappingProxyType({"warn": "warning"})
 
@@ -105,6 +107,8 @@ def _read(text: str) -> dict[str, Any]:
     import yaml  # noqa: PLC0415 - few commands read YAML, and the import takes 20 ms
 
     try:
+        root = yaml.compose(text, yaml.SafeLoader)
+        _refuse_endless(root)
         content = yaml.safe_load(text)
     except RecursionError:
         msg = "it is nested too deeply"
@@ -120,6 +124,31 @@ def _read(text: str) -> dict[str, Any]:
         msg = f"it has {count or 'no'} `models`; a configuration of llama-swap has 1 to {_MOST_MODELS}"
         raise ValueError(msg)
     return {str(key): value for key, value in content.items()}
+
+
+def _refuse_endless(root: object) -> None:
+    """Raise ValueError for a text whose aliases (`*name`) stand for themselves, or for too many values in all.
+
+    YAML keeps a value that several aliases name once. Reading and printing it would make a copy for each alias.
+    """
+    sizes: dict[int, int | None] = {}  # by the identity of a node; None while its parts are counted
+
+    def size(node: Any) -> int:
+        if id(node) in sizes:
+            known = sizes[id(node)]
+            if known is None:
+                raise ValueError("an alias in it stands for a value that contains the alias")
+            return known
+        sizes[id(node)] = None
+        parts = node.value if isinstance(node.value, list) else ()
+        total = 1 + sum(map(size, chain.from_iterable(each if isinstance(each, tuple) else (each,) for each in parts)))
+        if total > _MOST_VALUES:
+            raise ValueError(f"it has more than {_MOST_VALUES} values, with a copy for each alias")
+        sizes[id(node)] = total
+        return total
+
+    if root is not None:
+        size(root)
 
 
 # ---------------------------------------------------------------------------------------------------- one model

@@ -95,8 +95,8 @@ class View(Struct, frozen=True, kw_only=True):
     """The whole page. `tone` says in one word how the host is: `good`, `idle`, `busy` or `bad`.
 
     `chats` are the ids of the models that a person can chat with: those that serve, and then those that a chat would
-    load; without any `no_chat` says why. `loadable` are models of the configuration that have no card. `can_load` and
-    `can_see_requests` say what the reader of the page may do and see.
+    load. If there are none, `no_chat` says why. `loadable` are models of the configuration that have no card.
+    `can_load` and `can_see_requests` say what the reader of the page may do and see.
     """
 
     hostname: str

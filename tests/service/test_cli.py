@@ -352,7 +352,7 @@ def test_the_help_of_neuron_lists_every_command(arguments: tuple[str, ...], caps
         ("key new", "missing argument 'NAME' (see `neuron key new --help`)"),
         ("key ls laptop", "unexpected extra argument (laptop)"),
         ("key rm laptop --scope admin", "--scope is an option of `neuron key new`"),
-        ("key rm laptop --json", "not of `neuron key rm`"),
+        ("help --json", "not of `neuron help`"),
         ("key new laptop --scope all", "invalid value for '--scope': 'all' is not one of"),
         ("key new lap/top", "a name has 1 to 64 letters"),
         ("serve --log-level loud", "invalid value for '--log-level': 'loud' is not one of"),

@@ -6,7 +6,7 @@ import click
 
 from neuron_service.cli.completion import complete_models_and_files
 from neuron_service.cli.daemon import host_option
-from neuron_service.cli.options import Command, ConfigOptions, with_config
+from neuron_service.cli.options import Command, ConfigOptions, Number, with_config
 
 __all__ = ("chat", "with_talk")
 
@@ -20,7 +20,7 @@ def with_talk(function: Command) -> Command:
             "--stats", "wants_numbers", is_flag=True, help="Say what each reply has cost, and how fast it was."
         ),
         click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), help="Begin the random numbers with this one."),
-        click.option("--temperature", type=click.FloatRange(0, 100), help="0 takes the likeliest word each time."),
+        click.option("--temperature", type=Number(0, 100), help="0 takes the likeliest word each time."),
         click.option("--max-tokens", type=click.IntRange(1, _MOST_TOKENS), help="The longest reply, in tokens."),
         click.option("--system", metavar="TEXT", help="The system prompt: who the model should be."),
         host_option,

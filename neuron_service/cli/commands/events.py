@@ -25,6 +25,8 @@ def events(client: "Client", *, as_json: bool, since: str | None) -> int:
 
     State changes, progress of loads, restarts, refusals and ended replies, until Ctrl-C.
     """
+    if since is not None and not (since.isascii() and since.isprintable()):
+        raise click.UsageError(f"--since: {since!r} is the id of no event")
     from neuron_service.cli.events import follow_events
 
     return follow_events(client, as_json=as_json, since=since)

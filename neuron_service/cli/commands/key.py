@@ -58,9 +58,10 @@ def ls(options: ConfigOptions, *, file: Path | None, as_json: bool) -> int:
 @click.command()
 @click.argument("name")
 @_file_option
+@json_option
 @with_config()
-def rm(options: ConfigOptions, *, name: str, file: Path | None) -> int:
+def rm(options: ConfigOptions, *, name: str, file: Path | None, as_json: bool) -> int:
     """Delete a key."""
     from neuron_service.cli.keys import delete_key
 
-    return delete_key(options, name, file=file)
+    return delete_key(options, name, file=file, as_json=as_json)

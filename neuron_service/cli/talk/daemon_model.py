@@ -22,7 +22,9 @@ def require_model(client: Client, model_id: str, report: ProgressReporter) -> No
     if _is_resident(client, model_id):
         return
     if "/" not in model_id:
-        client.get(f"/v1/models/{quote(model_id, safe='')}")  # a further name of a model, or none at all
+        client.get(
+            f"/v1/models/{quote(model_id, safe='', errors='replace')}"
+        )  # a further name of a model, or none at all
         return
     load_in_daemon(client, {"model_id": model_id}, report)
 

@@ -9,15 +9,13 @@ import anyio
 from msgspec.structs import replace
 
 from neuron_lib import Chat, NeuronError, ReasoningDelta, Registry, SamplingParams, TextDelta
-from neuron_lib.backend import HarnessSetup
 from neuron_lib.blocking import BlockingRegistry
 from neuron_lib.config import AdmissionConfig, Config
-from neuron_lib.discovery.probe import discover
 from neuron_lib.harness import ProgressReporter
-from neuron_lib.types import Discovery, Finished, GenerationEvent, ModelSpec
+from neuron_lib.types import Finished, GenerationEvent, ModelSpec
 from neuron_service.backends import BACKENDS
-from neuron_service.capacity import gpu_memory_by_index
 from neuron_service.cli.failures import sentence_and_status
+from neuron_service.cli.own_setup import own_setup
 from neuron_service.cli.talk.pieces import Ended, Order, Piece, Said, SpeakerFailed, Thought
 
 __all__ = ("InProcess", "in_process", "with_seats")
@@ -77,25 +75,13 @@ def with_seats(config: Config, seats: int) -> Config:
 
 
 def _registry(config: Config, environ: Mapping[str, str]) -> Registry:
-    discovery = anyio.run(_discover, config.max_prompt_tokens)
-    gpu_memory_mb = gpu_memory_by_index(discovery.devices)
-    setup = HarnessSetup(
-        models=config.models,
-        environ=environ,
-        gpu_memory_mb=lambda: gpu_memory_mb,
-        max_prompt_tokens=config.max_prompt_tokens,
-        ends_with_thread=False,
-    )
+    setup = anyio.run(own_setup, config, environ)
     names = {entry.name for entry in config.harnesses}
     registry = Registry(drain_timeout_s=0)
     for backend in BACKENDS:
         if backend.name in names:
             registry.register(backend.make(backend.of(config), setup), aliases=backend.aliases)
     return registry
-
-
-async def _discover(max_prompt_tokens: int) -> Discovery:
-    return await discover(harnesses=(), max_prompt_tokens=max_prompt_tokens)
 
 
 @contextmanager

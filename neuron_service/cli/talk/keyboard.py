@@ -1,6 +1,7 @@
 """What a person types: lines with history and editing by readline, which Python brings along."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ class Keyboard:
 
     def __init__(self, stdin: TextIO | None = None) -> None:
         self._stdin = stdin or sys.stdin
+        if isinstance(self._stdin, io.TextIOWrapper):
+            self._stdin.reconfigure(errors="surrogateescape")  # `meaning` refuses the line, and the program goes on
         self.is_terminal = self._stdin.isatty()
 
     @classmethod

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import msgspec
+
 from neuron_service.cli.talk.pieces import Ended, Order, Piece, Said, SpeakerFailed, Thought
 from neuron_service.client.client import Client
 from neuron_service.client.event_lines import ServerSentEvent
 from neuron_service.client.problem import DaemonProblem
+from neuron_service.client.translation import NOT_NEURON
 
 __all__ = ("OverHttp", "pieces_of")
 
@@ -49,12 +52,19 @@ def _body(model_id: str, order: Order) -> dict[str, object]:
 
 def pieces_of(events: Iterator[ServerSentEvent]) -> Iterator[Piece]:
     """The pieces of a streamed chat completion. Raises `SpeakerFailed` for one that ended with an error, or never."""
+    try:
+        yield from _pieces(events)
+    except NOT_NEURON as error:
+        raise SpeakerFailed("the daemon's reply is not one of a neuron", exit_status=os.EX_PROTOCOL) from error
+
+
+def _pieces(events: Iterator[ServerSentEvent]) -> Iterator[Piece]:
     ended: Ended | None = None  # held back, because an error may still come behind it
     for event in events:
         if event.data == "[DONE]" and ended is not None:
             yield ended
             return
-        chunk = _chunk(event.data)
+        chunk = json.loads(event.data)
         if (error := chunk.get("error")) is not None:
             message = error.get("message") if isinstance(error, dict) else None
             raise SpeakerFailed(str(message or "the reply ended with an error"))
@@ -69,23 +79,13 @@ def pieces_of(events: Iterator[ServerSentEvent]) -> Iterator[Piece]:
     raise SpeakerFailed("the daemon ended the reply before it was whole; try again", exit_status=os.EX_TEMPFAIL)
 
 
-def _chunk(data: str) -> dict[str, Any]:
-    try:
-        chunk = json.loads(data)
-    except ValueError:
-        chunk = None
-    if not isinstance(chunk, dict):
-        raise SpeakerFailed("the daemon's reply is not one of a neuron: an event is no JSON object")
-    return chunk
-
-
 def _ended(reason: str, usage: dict[str, Any]) -> Ended:
     timing = usage.get("helexa_timing") or {}
-    return Ended(
-        reason=reason,
-        prompt_tokens=usage.get("prompt_tokens", 0),
-        completion_tokens=usage.get("completion_tokens", 0),
-        cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
-        prefill_ms=timing.get("prefill_ms", 0),
-        decode_ms=timing.get("decode_ms", 0),
-    )
+    numbers = {
+        "prompt_tokens": usage.get("prompt_tokens", 0),
+        "completion_tokens": usage.get("completion_tokens", 0),
+        "cached_tokens": (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
+        "prefill_ms": timing.get("prefill_ms", 0),
+        "decode_ms": timing.get("decode_ms", 0),
+    }
+    return msgspec.convert({"reason": reason, **numbers}, Ended)

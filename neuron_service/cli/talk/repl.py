@@ -86,9 +86,9 @@ class Repl:
             case System(text):
                 self._set_system(text)
             case Load(path):
-                self._load(self._folder / Path(path).expanduser())
+                self._with_file(path, self._load)
             case Save(path):
-                self._save(self._folder / Path(path).expanduser())
+                self._with_file(path, self._save)
             case Clear():
                 self.conversation.turns.clear()
                 self._screen.note("everything that was said is forgotten")
@@ -131,6 +131,17 @@ class Repl:
         system = self.conversation.system
         self._screen.note("there is no system prompt" if system is None else f"the system prompt: {harmless(system)}")
 
+    def _with_file(self, typed: str, act: Callable[[Path], None]) -> None:
+        if "\0" in typed:
+            self._screen.note("the name of a file has no NUL")
+            return
+        try:
+            path = Path(typed).expanduser()
+        except RuntimeError:  # there is no user of this name
+            self._screen.note(f"{typed}: ~ stands for no directory here; write the whole path")
+            return
+        act(self._folder / path)
+
     def _load(self, path: Path) -> None:
         try:
             loaded = decode_conversation(_read(path))
@@ -140,7 +151,10 @@ class Repl:
             self._screen.note(f"{path} cannot be used: {error}")
         else:
             self.conversation = loaded
-            self._screen.note(f"{len(loaded.turns) // 2} messages and their replies are back")
+            count = len(loaded.turns) // 2
+            self._screen.note(
+                "1 message and its reply are back" if count == 1 else f"{count} messages and their replies are back"
+            )
 
     def _save(self, path: Path) -> None:
         try:

@@ -14,8 +14,8 @@ __all__ = ("Reply", "Screen", "Shown", "harmless", "numbers_of", "take_reply")
 _DIM: Final = "\033[2m"
 _USUAL: Final = "\033[0m"
 _KEPT: Final = frozenset("\n\t")
-_STEERING: Final = frozenset({"Cc", "Cf"})
-"""Unicode categories: controls such as ESC, and marks that change the direction of a line."""
+_STEERING: Final = frozenset({"Cc", "Cf", "Cs"})
+"""Unicode categories: controls such as ESC, marks that change the direction of a line, and halves of characters."""
 _JOINERS: Final = frozenset("\u200c\u200d")
 """Marks of the category Cf that only join or part letters, or emoji."""
 
@@ -89,7 +89,7 @@ class Screen:
     def note(self, text: str) -> None:
         """Show a remark of the program."""
         if self._notes is not None:
-            print(text, file=self._notes, flush=True)
+            print(harmless(text), file=self._notes, flush=True)
             return
         self._style(_DIM)
         self._write(text)

@@ -98,6 +98,14 @@ _WORDS: Final[dict[str, Meant]] = {"/clear": Clear(), "/retry": Retry(), "/help"
 _WITH_FILE: Final[dict[str, type[Load | Save]]] = {"/load": Load, "/save": Save}
 
 
+_NO_TEXT: Final = Wrong("this is not UTF-8, so it was not sent")
+
+
+def _is_text(typed: str) -> bool:
+    """Whether all bytes that were typed are characters. Python has any other byte as half of a character."""
+    return not any("\ud800" <= char <= "\udfff" for char in typed)
+
+
 def read_message(read_line: Callable[[Literal["first", "next"]], str]) -> str:
     """One message, which may have several lines.
 
@@ -126,13 +134,15 @@ def meaning(message: str) -> Meant | None:
     if not message.strip():
         return None
     if not message.startswith("/"):
-        return Say(message.strip())
+        return Say(message.strip()) if _is_text(message) else _NO_TEXT
     word, _, rest = message.partition(" ")
     word = word.strip().lower()
     return _command(_ELSEWHERE.get(word, word), rest.strip())
 
 
 def _command(word: str, rest: str) -> Meant:
+    if word == "/system" and not _is_text(rest):
+        return _NO_TEXT
     if word == "/system":
         return System({"": None, "-": ""}.get(rest, rest))
     if word in _WITH_FILE:

@@ -182,6 +182,69 @@ def test_a_file_that_is_no_output_of_this_input_is_left_as_it_is(
     assert Path("out.jsonl").read_text() == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [b"one line of notes", b"\x89PNG\x1a", line(1).strip().encode(), b'{"id":"chatcmpl-1","custom_id":"r1"'],
+    ids=str,
+)
+def test_a_file_of_one_line_without_an_end_is_left_as_it_is(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], text: bytes
+) -> None:
+    write_input(line(1))
+    Path("out.jsonl").write_bytes(text)
+    assert run() == os.EX_DATAERR
+    assert "out.jsonl: line 1 is no outcome of a batch; name another file" in capsys.readouterr().err
+    assert Path("out.jsonl").read_bytes() == text
+
+
+@pytest.mark.parametrize("length", [1, 9, 20])
+def test_an_outcome_may_be_torn_anywhere(daemon: FakeDaemon, length: int) -> None:
+    write_input(line(1))
+    run()
+    Path("out.jsonl").write_bytes(Path("out.jsonl").read_bytes()[:length])
+    assert run() == 0
+    assert sorted(outcomes()) == ["r1"]
+
+
+def test_an_outcome_of_no_id_is_no_outcome(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    write_input(line(1))
+    Path("out.jsonl").write_text('{"custom_id":[],"response":null}\n')
+    assert run() == os.EX_DATAERR
+    assert "line 1 has an outcome of '[]'" in capsys.readouterr().err
+
+
+def test_an_input_may_come_from_an_editor_of_another_system(daemon: FakeDaemon) -> None:
+    Path("in.jsonl").write_bytes(b"\xef\xbb\xbf" + (line(1) + line(2)).replace("\n", "\r\n").encode())
+    assert run() == 0
+    assert sorted(outcomes()) == ["r1", "r2"]
+
+
+def test_a_proxy_without_its_daemon_is_asked_again_and_the_person_is_told(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(batch, "_AGAIN_S", 0.0)
+    page = Answer(b"<html>Bad Gateway</html>", status=502, content_type="text/html")
+    answers = [page, page, Answer(REPLY)]
+    daemon.answers[f"POST {URL}"] = lambda _seen: answers.pop(0)
+    write_input(line(1))
+    assert run() == 0
+    assert list(outcomes()) == ["r1"]
+    err = capsys.readouterr().err
+    assert (err.count("\n"), "answered with status 502" in err, "asked again for up to 30 minutes" in err) == (
+        1,
+        True,
+        True,
+    )
+
+
+def test_a_page_as_refusal_is_an_outcome_without_a_body(daemon: FakeDaemon) -> None:
+    daemon.answers[f"POST {URL}"] = Answer(b"<html>", status=413, content_type="text/html")
+    write_input(line(1))
+    assert run() == 1
+    response = outcomes()["r1"]["response"]
+    assert (response["status_code"], response["body"]) == (413, None)
+
+
 def test_an_input_that_is_not_there_is_told(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == os.EX_NOINPUT
     assert "in.jsonl: No such file" in capsys.readouterr().err
@@ -210,7 +273,7 @@ def test_an_interrupt_leaves_whole_lines_and_says_how_to_go_on(
     monkeypatch.setattr(batch, "_next", interrupted)
     write_input(line(1), line(2), line(3))
     assert run() == 130
-    assert "interrupted; 1 answers were written" in capsys.readouterr().err
+    assert "interrupted; 1 answer was written" in capsys.readouterr().err
     monkeypatch.setattr(batch, "_next", took)
     assert run() == 0
     assert sorted(outcomes()) == ["r1", "r2", "r3"]

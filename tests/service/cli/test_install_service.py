@@ -208,3 +208,9 @@ def test_options_that_make_no_sense_are_refused(words: list[str], home: Path) ->
         cli.main(["install-service", *words])
     assert ended.value.code == os.EX_USAGE
     assert contents(home) == {}
+
+
+def test_a_link_to_nothing_was_made_by_somebody_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "neuron.service").symlink_to(tmp_path / "gone")
+    assert module._content(tmp_path / "neuron.service") == ""
+    assert module._content(tmp_path / "other") is None

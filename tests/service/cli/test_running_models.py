@@ -3,9 +3,6 @@
 import io
 import json
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -269,30 +266,3 @@ def test_a_shell_is_offered_nothing_where_no_daemon_answers(
     assert run() == 0
     out, err = capsys.readouterr()
     assert (out.split(), err) == ([], "")
-
-
-@pytest.mark.process
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
-def test_bash_completes_a_command_by_the_script(tmp_path: Path) -> None:
-    neuron = tmp_path / "neuron"
-    neuron.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m neuron_service "$@"\n')
-    neuron.chmod(0o700)
-    script = """
-        source <(neuron completion bash)
-        COMP_WORDS=(neuron unl) COMP_CWORD=1
-        _neuron_completion neuron
-        echo "${COMPREPLY[@]}"
-        complete -p neuron
-    """
-    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["/usr/bin/env", "bash", "-c", script], env=environ, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines()[0] == "unload"
-    assert "-F _neuron_completion neuron" in done.stdout
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_completion_script_of_each_shell_calls_neuron(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("completion", shell) == 0
-    assert f"_NEURON_COMPLETE={shell}_complete" in capsys.readouterr().out

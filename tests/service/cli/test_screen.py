@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import signal
 
 import pytest
 
@@ -79,3 +80,31 @@ def test_what_a_command_waits_for_is_shown_on_a_terminal_alone(
 def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     screen.print_json({"a": "é\n"})
     assert json.loads(capsys.readouterr().out) == {"a": "é\n"}
+
+
+def test_a_terminal_that_is_too_narrow_folds_a_name_and_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = use_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "44")
+    screen.print_table(HEADINGS, [("acme/" + 30 * "x", "loaded", "", "1234567")], right=["NUMBER"])
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
+    assert lines[1].split()[1:] == ["loaded", "1234567"]
+    assert lines[2].strip("x ") == ""
+
+
+def test_a_terminal_of_a_few_characters_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = use_terminal(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "5")
+    screen.print_table(HEADINGS, ROWS, right=["NUMBER"])
+    assert terminal.getvalue().splitlines()[1].split() == ["a/one", "loaded", "7"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_the_command_gives_the_terminal_back(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = use_terminal(monkeypatch)
+    with pytest.raises(SystemExit) as ended, screen.whole_screen():
+        signal.raise_signal(number)
+    assert ended.value.code == 128 + number
+    assert terminal.getvalue().endswith("\x1b[?1049l\x1b[?25h")
+    assert signal.getsignal(number) is signal.SIG_DFL

@@ -58,6 +58,7 @@ def test_the_service_of_this_machine_adds_what_it_knows(here: Path, capsys: pyte
     ("arguments", "status", "said"),
     [
         (("no/such",), 1, "no/such is not on this machine; `neuron pull no/such` fetches it"),
+        (("no/such:m.gguf",), 1, "`neuron pull no/such:m.gguf` fetches it"),
         (("nowhere.gguf",), 1, "nowhere.gguf: No such file"),
         (("neuron.gguf",), 1, "is no usable GGUF"),
         (("a/b", "--host", "unix:/nowhere/s"), os.EX_UNAVAILABLE, "start one with `neuron serve`"),

@@ -100,3 +100,27 @@ def test_whatever_a_file_says_it_is_translated_or_refused(folder: Path, format_:
         assert str(error).startswith("/srv/old/file: ")  # noqa: PT017 - most of these files are refused
         return
     loaded(result, folder)
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join(10 * [f'*a{n - 1}'])}]\n" for n in range(1, 30)
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (f"{BOMB}models: {{a: {{cmd: llama-server -m /a.gguf, env: *a29}}}}", "it has more than 100000 values"),
+        (f"{BOMB}models: {{a: {{cmd: llama-server -m /a.gguf, ttl: 1}}}}", "it has more than 100000 values"),
+        ("models: &m {a: *m}", "an alias in it stands for a value that contains the alias"),
+    ],
+)
+def test_aliases_that_stand_for_too_much_are_refused(lines: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        translate("llama-swap", [("config.yaml", lines)], name=None, environ={})
+
+
+def test_aliases_of_a_usual_size_are_read() -> None:
+    models = ", ".join(f"{name}: {{cmd: llama-server -m /{name}.gguf, macros: *m}}" for name in "ab")
+    text = f"macros: &m {{x: 1}}\nmodels: {{{models}}}"
+    assert len(translate("llama-swap", [("config.yaml", text)], name=None, environ={}).config["models"]) == 2

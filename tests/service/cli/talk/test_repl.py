@@ -130,7 +130,7 @@ def test_a_conversation_is_saved_for_this_user_alone_and_loaded_again(tmp_path: 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert json.loads(file.read_text())["model"] == "acme/model"
     shown, loaded = talk(ScriptedSpeaker(), "/load talk.json", folder=tmp_path)
-    assert shown == "1 messages and their replies are back\n"
+    assert shown == "1 message and its reply are back\n"
     assert loaded == saved
 
 
@@ -167,3 +167,21 @@ def test_bye_leaves(tmp_path: Path) -> None:
     speaker = ScriptedSpeaker()
     talk(speaker, "/bye", "Hi", folder=tmp_path)
     assert speaker.orders == []
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/a.json", "a\0b", "no/such/folder/a.json", "n" * 300])
+@pytest.mark.parametrize("command", ["/save", "/load"])
+def test_a_file_that_cannot_be_ends_nothing(command: str, name: str, tmp_path: Path) -> None:
+    shown, conversation = talk(ScriptedSpeaker(["A."]), "Hi", f"{command} {name}", folder=tmp_path)
+    assert len(shown.splitlines()) == 2
+    assert len(conversation.turns) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("typed", ["caf\udce9", "/system caf\udce9"])
+def test_what_is_not_utf8_is_not_sent_and_ends_nothing(typed: str, tmp_path: Path) -> None:
+    speaker = ScriptedSpeaker(["A."])
+    shown, conversation = talk(speaker, typed, "Hi", folder=tmp_path)
+    assert shown.splitlines() == ["this is not UTF-8, so it was not sent", "A."]
+    assert conversation.system is None
+    assert asked(speaker) == [["user: Hi"]]
