@@ -14,6 +14,8 @@ NeuronError                     catch this one to catch them all
 │   ├── Overloaded              wait and retry
 │   │   └── KvWaitExpired       wait and retry: other requests hold the cells
 │   ├── TooLargeForKv           ask for less: the cells of the whole model would not do
+│   ├── UpstreamRefused         the server behind this host does not serve it; look at that server
+│   ├── RequestLoop             a remote model leads back here; mend the configuration
 │   ├── NoHarness               this host will never answer; go to another one
 │   └── ShuttingDown            go to another host
 ├── LoadFailed                  this model, with this spec, will not load; retrying does not help
@@ -53,6 +55,7 @@ __all__ = (
     "PreflightFailed",
     "PreflightKind",
     "PromptTooLong",
+    "RequestLoop",
     "RequestRejected",
     "ShuttingDown",
     "SourceUnavailable",
@@ -63,6 +66,7 @@ __all__ = (
     "UnknownSource",
     "UnloadFailed",
     "UnsupportedCapability",
+    "UpstreamRefused",
     "WrongModality",
     "cause_chain",
     "first_leaf",
@@ -250,6 +254,7 @@ class OverloadReason(StrEnum):
     ENGINE_LOST = "engine_lost"
     TOO_MANY_LOADS = "too_many_loads"
     NO_ROOM = "no_room"
+    UPSTREAM = "upstream"
 
 
 class Overloaded(RequestRejected):
@@ -297,6 +302,32 @@ class NoHarness(RequestRejected):
 
     def __init__(self) -> None:
         super().__init__("no harness is configured on this host: it serves no models")
+
+
+class UpstreamRefused(RequestRejected):
+    """The server that has the model did not take the request, for a reason that the client cannot remove: it does not
+    accept this host's key, does not know the model, or answers what is no API. `status` is that of its answer.
+    """
+
+    code = "upstream_refused"
+    status: int
+
+    def __init__(self, message: str, *, status: int, **fields: Any) -> None:
+        super().__init__(message, upstream_status=status, **fields)
+        self.status = status
+
+
+class RequestLoop(RequestRejected):
+    """The request has been passed on too often. Most probably a remote model of one host leads back to this host."""
+
+    code = "request_loop"
+
+    def __init__(self, hops: int) -> None:
+        super().__init__(
+            f"this request was passed on by {hops} hosts: a remote model leads back to a host that it came from; look "
+            "at the `url` of the remote harnesses of these hosts",
+            hops=hops,
+        )
 
 
 class LoadFailed(NeuronError):

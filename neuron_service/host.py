@@ -182,11 +182,16 @@ class Host:
             self.set_discovery(undiscovered(self.harnesses))
         return await self.discovery()
 
-    def start_draining(self) -> None:
-        """Begin a shutdown: the host is not ready and admits no more requests. Running replies go on."""
+    def announce_stop(self) -> None:
+        """Begin a shutdown: the host is not ready, and its models are `recovering`. Requests are still admitted."""
         self._is_draining = True
         self._looked.set()
         self._version_known.set()
+        self.registry.announce_stop()
+
+    def start_draining(self) -> None:
+        """Begin a shutdown, or go on with it: the host admits no more requests. Running replies go on."""
+        self.announce_stop()
         self.registry.close_admission()
 
     def is_moving(self) -> bool:

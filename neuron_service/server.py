@@ -173,15 +173,14 @@ async def serve(
                     background.start_soon(monitor.run)
                     background.start_soon(host.host_monitor.run)
                     await stop.wait()
-                    host.start_draining()
-                    drain_timeout_s = reloading.config.drain_timeout_secs
-                    tasks.start_soon(_end_without_unloading, registry, _stop_limit_s(drain_timeout_s))
+                    last = reloading.config
+                    _begin_stop(host, last)
+                    tasks.start_soon(_end_without_unloading, registry, _stop_limit_s(last.drain_timeout_secs))
                     notifier.send("STOPPING=1", status=host.status_line())
                     tasks.start_soon(extend_timeout, notifier)
                     background.cancel_scope.cancel()
                 routes.close()
-                with anyio.move_on_after(drain_timeout_s):
-                    await registry.wait_idle()
+                await _drain(host, last)
             server.should_exit = True
             await server.stopped.wait()
             tasks.cancel_scope.cancel()
@@ -197,6 +196,23 @@ async def _available(registry: Registry, monitor: DeviceMonitor) -> dict[str, in
 
 def _nothing_to_read() -> Settings:
     raise ConfigError("this service was started without a configuration that can be read again")
+
+
+def _begin_stop(host: Host, config: Config) -> None:
+    """Take the host out of the rotation of gateways. Requests are refused, unless gateways get a notice first."""
+    if config.drain_notice_secs:
+        logger.info("requests are taken for %g s more, until gateways have noticed", config.drain_notice_secs)
+        host.announce_stop()
+    else:
+        host.start_draining()
+
+
+async def _drain(host: Host, config: Config) -> None:
+    """Take requests during the notice, and then let the running ones end, as long as the drain may take."""
+    with anyio.move_on_after(config.drain_timeout_secs):
+        await anyio.sleep(config.drain_notice_secs)
+        host.start_draining()
+        await host.registry.wait_idle()
 
 
 def _stop_limit_s(drain_timeout_s: float) -> float:

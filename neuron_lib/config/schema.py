@@ -297,8 +297,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `log_format` is how the service writes its log: lines for people, or a JSON object for each record.
 
     `drain_timeout_secs` bounds how long a stop waits for replies. Unloading and the last answers get 25 s more, so that
-    a stop is over before the `TimeoutStopSec` of the systemd unit, 120 s. A chat with a model that is being loaded, or
-    will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once. None is `load_wait_s`'s choice.
+    a stop is over before the `TimeoutStopSec` of the systemd unit, 120 s. In the first `drain_notice_secs` of the drain
+    requests are still taken, so that gateways that poll can go elsewhere before one is refused.
+
+    A chat with a model that is being loaded, or will be, waits up to `wait_for_load_secs` for it; 0 refuses it at once.
+    None is `load_wait_s`'s choice.
     """
 
     host: ListenHost = "127.0.0.1"
@@ -324,6 +327,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     residency: ResidencyConfig = ResidencyConfig()
     harness: Mapping[str, Any] = msgspec.field(default_factory=dict)
     drain_timeout_secs: Annotated[float, Meta(ge=0, le=90)] = 60.0
+    drain_notice_secs: Annotated[float, Meta(ge=0, le=90)] = 0.0
     wait_for_load_secs: Annotated[float, Meta(ge=0, le=3600)] | None = None
     max_prompt_tokens: SomeTokens = 16384
 
@@ -331,6 +335,12 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         files = ("keys_file", "tls_cert", "tls_key", "tls_client_ca")
         keep_as_paths(self, *files)
         self._check_tls()
+        if self.drain_notice_secs > self.drain_timeout_secs:
+            notice, drain = self.drain_notice_secs, self.drain_timeout_secs
+            msg = (
+                f"`drain_notice_secs`: {notice:g} is more than `drain_timeout_secs` ({drain:g}), of which it is a part"
+            )
+            raise ValueError(msg)
         for name in files:
             file = getattr(self, name)
             if file is not None and not file.is_absolute():

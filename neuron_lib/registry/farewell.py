@@ -10,7 +10,7 @@ __all__ = ("Farewell",)
 
 
 class Farewell:
-    """The models that are listed after `close_admission`: those that served then, until the registry is left."""
+    """The models that are listed after `announce_stop`: those that served then, until the registry is left."""
 
     def __init__(self, models: Iterable[ModelInfo], loaded_unix_s: Mapping[str, int]) -> None:
         # `servable` false would mean that another host should load them.

@@ -36,7 +36,7 @@ class Event(Enum):
 
     OPENED = "its harness has loaded it"
     UNLOADED = "somebody unloads it"
-    ADMISSION_CLOSED = "the host admits no more requests and loads"
+    LOADS_CLOSED = "the host admits no more loads"
     LOST = "it died by itself, or its harness failed under it"
     DRAINED = "no request runs any more, or the drain has taken too long"
     REGISTRY_LEFT = "the registry is left, and waits for no request"
@@ -50,7 +50,7 @@ _AFTER: Final[Mapping[Event, Mapping[ModelPhase, ModelPhase]]] = {
         ModelPhase.SERVING: ModelPhase.DRAINING,
         ModelPhase.RECOVERING: ModelPhase.CLOSING,
     },
-    Event.ADMISSION_CLOSED: {ModelPhase.LOADING: ModelPhase.CLOSING},
+    Event.LOADS_CLOSED: {ModelPhase.LOADING: ModelPhase.CLOSING},
     Event.LOST: dict.fromkeys((ModelPhase.SERVING, ModelPhase.RECOVERING, ModelPhase.DRAINING), ModelPhase.CLOSING),
     Event.DRAINED: {ModelPhase.DRAINING: ModelPhase.CLOSING},
     Event.REGISTRY_LEFT: dict.fromkeys(

@@ -152,9 +152,14 @@ class Registry:
             clock=clock,
         )
         self._way_in = WayIn(
-            self._models, self._absent, self._residency, is_stopping=lambda: self._farewell is not None
+            self._models,
+            self._absent,
+            self._residency,
+            is_leaving=lambda: self._farewell is not None,
+            is_stopping=lambda: not self._admits_requests,
         )
-        self._farewell: Farewell | None = None  # None as long as loads and requests are admitted
+        self._farewell: Farewell | None = None  # None as long as loads are admitted
+        self._admits_requests = True
         for harness in harnesses:
             self.register(harness)
 
@@ -353,16 +358,26 @@ class Registry:
         if model.unload_failure is not None:
             raise model.unload_failure
 
-    def close_admission(self) -> None:
-        """Begin a shutdown: cancel loads, and refuse new loads, new and waiting requests. Running replies go on."""
+    def announce_stop(self) -> None:
+        """Begin a shutdown of which gateways learn first: loads are cancelled, models are `recovering`.
+
+        Requests to models that serve are still admitted, until `close_admission`. So no request fails that a gateway
+        sends before it has looked at the list again.
+        """
         if self._farewell is None:
             self._farewell = Farewell(self.list_models(), self.loaded_unix_s())
         self._residency.close()
         for model in self._models.values():
-            model.refuse(ShuttingDown)
-            model.move(Event.ADMISSION_CLOSED)
+            model.move(Event.LOADS_CLOSED)
         self._look()
         self._models.changes.notify()
+
+    def close_admission(self) -> None:
+        """Begin a shutdown: cancel loads, and refuse new loads, new and waiting requests. Running replies go on."""
+        self._admits_requests = False
+        self.announce_stop()
+        for model in self._models.values():
+            model.refuse(ShuttingDown)
 
     async def wait_idle(self) -> None:
         """Wait until no request runs or waits. Call `close_admission` before. Otherwise this may wait for ever."""
@@ -392,7 +407,7 @@ class Registry:
         return LeasedReply(
             task,
             find=partial(self._way_in.find, wait_s=self.wait_for_load_s, keep_alive_s=keep_alive_s),
-            is_stopping=lambda: self._farewell is not None,
+            is_stopping=lambda: not self._admits_requests,
             on_end=self._end_reply,
             on_refusal=self._reporter.refuse_request,
             on_account=on_account,
@@ -409,7 +424,7 @@ class Registry:
     def list_models(self) -> tuple[ModelInfo, ...]:
         """The models that serve.
 
-        After `close_admission` these are the models that served at that time, as `recovering`, until the registry is
+        After `announce_stop` these are the models that served at that time, as `recovering`, until the registry is
         left. A gateway then sends no more requests to them, and does not load them on another host.
         """
         if self._farewell is not None:
@@ -419,7 +434,7 @@ class Registry:
     def on_demand(self) -> tuple[str, ...]:
         """The public ids of the models that are not listed, and that a request would load, in the order of the rules.
 
-        Empty after `close_admission`.
+        Empty after `announce_stop`.
         """
         return self._residency.absent_on_demand()
 
@@ -474,7 +489,7 @@ class Registry:
     async def loading_changes(self) -> AsyncGenerator[tuple[LoadingModel, ...], None]:
         """The result of `loading` now and after each change. Changes between two looks of the caller are merged.
 
-        Ends after `close_admission`. The last value is empty.
+        Ends after `announce_stop`. The last value is empty.
         """
         said = None
         async for _ in self._models.changes:

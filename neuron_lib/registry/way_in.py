@@ -17,12 +17,19 @@ class WayIn:
     """Finds the model of each request. Lives as long as its registry. Has no state of its own."""
 
     def __init__(
-        self, models: HostedModels, absent: AbsentModels, residency: Residency, *, is_stopping: Callable[[], bool]
+        self,
+        models: HostedModels,
+        absent: AbsentModels,
+        residency: Residency,
+        *,
+        is_leaving: Callable[[], bool],
+        is_stopping: Callable[[], bool],
     ) -> None:
-        """`is_stopping` says whether the registry admits no more requests."""
+        """`is_leaving` says whether the registry admits no more loads, and `is_stopping` no more requests either."""
         self._models = models
         self._absent = absent
         self._residency = residency
+        self._is_leaving = is_leaving
         self._is_stopping = is_stopping
 
     async def find(self, model_id: str, *, wait_s: float, keep_alive_s: float | None) -> HostedModel:
@@ -34,10 +41,10 @@ class WayIn:
         found = self.look(model_id)
         if not isinstance(found, HostedModel):
             with self._residency.waiting(model_id), anyio.move_on_after(wait_s):
-                while not self._is_stopping() and self._will_serve(model_id):
+                while not self._is_leaving() and self._will_serve(model_id):
                     await self._absent.next_change(self._models.find(model_id), self._models.changes)
             found = self.look(model_id)
-        if self._is_stopping():
+        if self._is_stopping() or (self._is_leaving() and not isinstance(found, HostedModel)):
             raise ShuttingDown
         if not isinstance(found, HostedModel):
             raise found

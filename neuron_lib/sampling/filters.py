@@ -8,8 +8,8 @@ llama.cpp.
 import math
 from bisect import bisect_left
 from collections.abc import Callable
-from functools import partial
-from typing import Final, TypeAlias
+from functools import cache, partial
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ __all__ = (
     "Unsure",
     "filters",
     "min_p_floor",
+    "reduce_weights",
     "sigma_floor",
     "top_k",
     "typical_distances",
@@ -45,6 +46,7 @@ _SORTED: Final = 2048
 _SAMPLE: Final = 512
 _ROUNDING: Final = 1e-5
 """The relative error of a sum over a vocabulary in 32 bits is smaller."""
+_TINY: Final = float(np.finfo(np.float32).tiny)
 
 
 class Unsure(Exception):
@@ -144,37 +146,97 @@ def _fewest(distances: Scores, weights: Scores, *, share: float, rest: float) ->
     of them.
     """
     total = float(weights.sum(dtype=np.float64))
-    least, most = share * total, share * (total + rest)
-    if rest and most >= total:
+    if rest and share * (total + rest) >= total:
         raise Unsure
-    inside, between = _bracket(distances, weights, least, most)
-    order = between[np.argsort(distances[between], kind="stable")]
-    reached = float(weights[inside].sum(dtype=np.float64)) + np.cumsum(weights[order], dtype=np.float64)
-    last = int(np.searchsorted(reached, least))
-    if rest and int(np.searchsorted(reached, most)) != last:
+    end = _reach(distances, weights, share * total)
+    if rest and _reach(distances, weights, share * (total + rest)) != end:
         raise Unsure
-    return np.concatenate((inside, order[: last + 1]))
+    return np.flatnonzero(_up_to(distances, end))
 
 
-def _bracket(distances: Scores, weights: Scores, least: float, most: float) -> tuple[Indices, Indices]:
-    """The nearest indices with less than `least` of the weight, and further ones with which it reaches `most`.
+class _End(NamedTuple):
+    """Where a set of tokens ends, in the order of their keys: `number` tokens with the last `key` are in the set."""
 
-    Only the further ones must be sorted. Sorting a whole vocabulary takes a hundred times longer than adding it up.
+    key: float
+    number: int
+
+
+def _reach(keys: Scores, weights: Scores, wanted: float) -> _End:
+    """The end of the smallest set, lowest keys first, whose weights add up to `wanted`. The set has a weight above 0.
+
+    Sorting a whole vocabulary takes a hundred times longer than adding it up. So only the tokens between two keys of a
+    sample are sorted.
     """
-    if distances.size <= _SORTED:
-        return np.empty(0, np.intp), np.arange(distances.size)
-    bounds = np.unique(distances[:: distances.size // _SAMPLE])
+    wanted, before = max(wanted, _TINY), 0.0
+    if keys.size > _SORTED:
+        low, high = _around(keys, weights, wanted)
+        is_before = keys <= low
+        before = float((weights * is_before).sum(dtype=np.float64))
+        left = np.flatnonzero((keys <= high) > is_before)
+        keys, weights = keys[left], weights[left]
+    order = np.argsort(keys, kind="stable")
+    reached = before + np.cumsum(weights[order], dtype=np.float64)
+    last = min(int(np.searchsorted(reached, wanted)), order.size - 1)
+    key = keys[order[last]]
+    return _End(float(key), last + 1 - int(np.searchsorted(keys[order], key)))
 
-    def weight_within(number: int) -> float:
-        return float(np.dot(weights, (distances <= bounds[number]).astype(np.float32)))
 
-    inner = bisect_left(range(bounds.size), least * (1 - _ROUNDING), key=weight_within) - 1
-    outer = bisect_left(range(bounds.size), most * (1 + _ROUNDING), lo=max(inner, 0), key=weight_within)
-    is_inside = distances <= bounds[inner] if inner >= 0 else np.zeros(distances.size, np.bool_)
-    is_between = ~is_inside
-    if outer < bounds.size:
-        is_between &= distances <= bounds[outer]
-    return np.flatnonzero(is_inside), np.flatnonzero(is_between)
+def _around(keys: Scores, weights: Scores, wanted: float) -> tuple[np.float32, np.float32]:
+    """Two keys with few tokens between them. The tokens up to the first weigh less than `wanted`, up to the second at
+    least as much.
+    """
+    sample = slice(None, None, keys.size // _SAMPLE)
+    order = np.argsort(keys[sample])
+    bounds = np.concatenate(([-math.inf], keys[sample][order], [math.inf])).astype(np.float32)
+    reached = np.cumsum(weights[sample][order], dtype=np.float64)
+
+    @cache
+    def weight_up_to(number: int) -> float:
+        return float(np.dot(weights, (keys <= bounds[number]).astype(np.float32)))
+
+    guess = 1 + int(np.searchsorted(reached, wanted / float(weights.sum()) * reached[-1]))
+    inner = _first(lambda number: weight_up_to(number) >= wanted * (1 - _ROUNDING), bounds.size - 1, guess=guess)
+    outer = _first(lambda number: weight_up_to(number) >= wanted * (1 + _ROUNDING), bounds.size - 1, guess=inner)
+    return bounds[max(inner - 1, 0)], bounds[outer]
+
+
+def _first(holds: Callable[[int], bool], end: int, *, guess: int) -> int:
+    """The first number from 0 at which `holds` is true, as it is for all numbers after it; `end` if there is none.
+
+    `guess` is at most `end`. The nearer it is, the fewer numbers are tried.
+    """
+    low, high, step = guess, guess, 1
+    while low > 0 and holds(low - 1):
+        high = low - 1
+        low, step = max(low - step - 1, 0), step * 2
+    if low == high == guess:
+        while high < end and not holds(high):
+            low, high, step = high + 1, min(high + step, end), step * 2
+    return bisect_left(range(end), True, lo=low, hi=high, key=holds)
+
+
+def _up_to(keys: Scores, end: _End) -> npt.NDArray[np.bool_]:
+    """Whether each token is in the set that ends there. Of tokens with equal keys the lower index comes first."""
+    key = np.float32(end.key)
+    is_in = keys < key
+    is_in[np.flatnonzero(keys == key)[: end.number]] = True
+    return is_in
+
+
+def reduce_weights(row: Scores, weights: Scores, sampling: Sampling) -> None:
+    """Set to 0 in `weights` all tokens that typical-p, top-p or min-p takes away, one filter after the other.
+
+    `weights` has the weight of each token of `row` and a sum above 0, and keeps one above 0.
+    """
+    if sampling.typical_p < 1:
+        distances = typical_distances(row, weights)
+        weights *= _up_to(distances, _reach(distances, weights, sampling.typical_p * float(weights.sum())))
+    if sampling.top_p < 1:
+        falling = -row
+        weights *= _up_to(falling, _reach(falling, weights, sampling.top_p * float(weights.sum())))
+    if sampling.min_p > 0:
+        best = float(np.max(row, where=weights > 0, initial=-math.inf))
+        weights *= row >= np.float32(best + min_p_floor(sampling.min_p))
 
 
 class Share:
@@ -194,7 +256,7 @@ class Share:
         self._is_before: Final = np.greater if is_descending else np.less
         self._is_not_behind: Final = np.greater_equal if is_descending else np.less_equal
         # Above zero, so that the first token is kept whatever the share is.
-        self._wanted: Final = max(wanted, float(np.finfo(np.float32).tiny))
+        self._wanted: Final = max(wanted, _TINY)
 
     def holds(self, index: int) -> bool:
         """Whether the token is kept. Of tokens with equal keys the one with the lower index comes first."""

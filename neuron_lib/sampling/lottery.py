@@ -20,6 +20,7 @@ from neuron_lib.sampling.filters import (
     Unsure,
     filters,
     min_p_floor,
+    reduce_weights,
     sigma_floor,
     top_k,
     typical_distances,
@@ -170,8 +171,10 @@ class Lottery:
             strikes = strikes and int(np.count_nonzero(weights >= sampling.xtc_threshold * kept)) > 1
         # Typical-p may take the best token away, and the next filter begins from what is left.
         needs_two_sums = sampling.typical_p < 1 and len(self._filters) > 1
-        if strikes or needs_two_sums or 0 < sampling.top_k < row.size:
+        if strikes or 0 < sampling.top_k < row.size:
             return self._draw_from_few(row, self._filtered(self._all(row, best, floor), strikes=strikes))
+        if needs_two_sums:
+            return self._draw_reduced(row, best, floor)
         if weights is None or self._temperature != 1:
             weights = self._weights(row, best, self._temperature, floor, buffer=1)
         if share is not None and sampling.min_p > 0:
@@ -181,6 +184,16 @@ class Lottery:
             if share is None or share.holds(chosen):
                 return chosen
             share.remove(chosen, weights[: row.size])
+
+    def _draw_reduced(self, row: Scores, best: float, floor: float) -> int:
+        """Draw from what typical-p and the filters after it keep, each of what the one before has kept."""
+        weights = self._weights(row, best, 1.0, floor, buffer=0)
+        reduce_weights(row, weights[: row.size], self._sampling)
+        if self._temperature != 1:
+            kept = weights > 0
+            weights = self._weights(row, best, self._temperature, floor, buffer=1)
+            weights *= kept
+        return _pick(weights, self._random.random())
 
     def _draw_cooled(self, row: Scores, best: float, floor: float) -> int:
         """Draw from what top-p keeps, at a temperature below 1.

@@ -39,7 +39,7 @@ def fingerprint(task: Task) -> bytes | None:
 
 def _told(task: _Task) -> _Task:
     """The task without what changes nothing in an engine: who asks, by which id, and how the reply is given out."""
-    untold = {"model_id": "", "principal": None, "request_id": "", "whole": False, "include_thinking": False}
+    untold = {"model_id": "", "principal": None, "request_id": "", "hops": 0, "whole": False, "include_thinking": False}
     return msgspec.structs.replace(
         task, **{name: value for name, value in untold.items() if name in task.__struct_fields__}
     )

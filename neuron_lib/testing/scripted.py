@@ -4,7 +4,6 @@
 engine's scheduler. Neither sleeps: scripts wait for events that the test sets.
 """
 
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,10 +15,8 @@ import anyio
 from anyio.lowlevel import checkpoint
 from msgspec.structs import asdict, replace
 
-from neuron_lib.admission import AdmissionController, AdmissionRules, Place
+from neuron_lib.admission import AdmissionController, AdmissionRules
 from neuron_lib.engine import sequence as engine
-from neuron_lib.engine.line import Line, Request
-from neuron_lib.engine.protocol import RequestClass
 from neuron_lib.engine.step import Outcome, StepPlan, StepResult
 from neuron_lib.errors import EngineDead, NeuronError, Overloaded, OverloadReason, PromptTooLong, RequestRejected
 from neuron_lib.harness import ProgressReporter
@@ -56,6 +53,7 @@ from neuron_lib.types import (
     Usage,
     public_id,
 )
+from neuron_lib.upstream.seats import Seats
 from neuron_lib.vectors import check_dimensions, shortened
 
 __all__ = ("ScriptedHarness", "ScriptedModel", "ScriptedRunner")
@@ -184,63 +182,6 @@ class ScriptedHarness:
             self.log.append(f"close {model_id}")
 
 
-class _Seats:
-    """The seats of a model without an engine, and the line of those that wait for them."""
-
-    def __init__(self, count: int, *, max_wait_s: float) -> None:
-        self._count = count
-        self._held: Counter[str] = Counter()  # seats, by caller
-        self._max_wait_s = max_wait_s
-        self._line = Line()
-        self._called: dict[int, tuple[Place, anyio.Event]] = {}  # those in the line, by number
-
-    async def take(self, place: Place, seats: int) -> None:
-        """Wait until the seats are this place's. Raises `Overloaded` after `max_wait_s`, and the place's refusal."""
-        place.raise_if_refused()
-        event = anyio.Event()
-        self._called[place.number] = place, event
-        self._line.enter(
-            Request(place.number, (), seats, RequestClass(principal=place.caller, most_seats=place.most_seats))
-        )
-        self._call_next()
-        is_seated = False
-        try:
-            if not event.is_set():
-                with anyio.move_on_after(self._max_wait_s):
-                    await event.wait()
-            is_seated = event.is_set() and place.refusal is None
-        finally:
-            if not is_seated:
-                self._leave(place, seats)
-        if not is_seated:
-            place.raise_if_refused()
-            raise place.expired(f"no seat became free within {self._max_wait_s:g} s")
-
-    def _leave(self, place: Place, seats: int) -> None:
-        self._line.leave(place.number)
-        if self._called.pop(place.number, None) is None:  # it had its seats already
-            self._held[place.caller] -= seats
-        self._call_next()
-
-    def wake(self, number: int) -> None:
-        """Let somebody in the line look whether it is refused."""
-        if number in self._called:
-            self._called[number][1].set()
-
-    def give_back(self, caller: str, seats: int) -> None:
-        """A reply has ended; its seats go to whoever is next."""
-        self._held[caller] -= seats
-        self._call_next()
-
-    def _call_next(self) -> None:
-        while (request := self._line.next(self._held, free_seats=self._count - self._held.total())) is not None:
-            self._line.begin(request)
-            place, event = self._called.pop(request.number)
-            self._held[place.caller] += request.seats
-            place.begin()
-            event.set()
-
-
 class _LoadedScript:
     def __init__(self, harness: ScriptedHarness, spec: ModelSpec, model_id: str, script: ScriptedModel) -> None:
         self.harness = harness
@@ -250,7 +191,7 @@ class _LoadedScript:
         self.admission = AdmissionController(script.rules)
         self.is_recovering = False
         self.engine_number = 0
-        self.seats = _Seats(script.max_in_flight, max_wait_s=script.max_wait_s)
+        self.seats = Seats(script.max_in_flight, max_wait_s=script.max_wait_s)
         self._waits: set[anyio.CancelScope] = set()
         self._has_ended = False
 

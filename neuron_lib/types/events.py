@@ -40,7 +40,8 @@ class Usage(Struct, frozen=True, kw_only=True):
 
     `completion_tokens` counts every generated token, reasoning included, the end-of-generation token excluded.
     `cached_tokens` is the part of `prompt_tokens` that was not computed. Times are whole milliseconds: `queue_ms` from
-    the request's arrival at the engine to its beginning, the others of the steps that it was in.
+    the request's arrival at the engine to its beginning, the others of the steps that it was in. `is_estimated` says
+    that the tokens were not counted by whoever has computed them.
     """
 
     prompt_tokens: int
@@ -50,6 +51,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     queue_ms: int = 0
     prefill_ms: int = 0
     decode_ms: int = 0
+    is_estimated: bool = False
 
 
 class Started(Struct, frozen=True, kw_only=True, tag=True):

@@ -2,7 +2,7 @@
 
 Every task has the `model_id` of its model, the `principal` who asks, and a `request_id`, which is any text that finds
 the request again: it is in the lines of the log about the request, in those of the engine too, and in its `EndedReply`.
-Lines show 128 characters of it. "" is no id.
+Lines show 128 characters of it. "" is no id. `hops` is how many hosts have passed the request on before it came here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +28,7 @@ class _Written(Struct, frozen=True, kw_only=True):
     grammar: Grammar | None = None
     principal: Principal | None = None
     request_id: str = ""
+    hops: int = 0
     whole: bool = False
     adapter: str = ""
     keep_alive_s: float | None = None
@@ -101,6 +102,7 @@ class Embed(Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
     principal: Principal | None = None
     request_id: str = ""
+    hops: int = 0
     adapter: str = ""
     keep_alive_s: float | None = None
 
@@ -113,6 +115,7 @@ class Rerank(Struct, frozen=True, kw_only=True):
     documents: tuple[str, ...]
     principal: Principal | None = None
     request_id: str = ""
+    hops: int = 0
     adapter: str = ""
 
 
@@ -135,6 +138,7 @@ class Tokenize(Struct, frozen=True, kw_only=True):
     wants_pieces: bool = False
     principal: Principal | None = None
     request_id: str = ""
+    hops: int = 0
 
 
 class Detokenize(Struct, frozen=True, kw_only=True):
@@ -144,6 +148,7 @@ class Detokenize(Struct, frozen=True, kw_only=True):
     tokens: tuple[int, ...]
     principal: Principal | None = None
     request_id: str = ""
+    hops: int = 0
 
 
 Task: TypeAlias = Chat | Complete | Embed | Rerank | Tokenize | Detokenize

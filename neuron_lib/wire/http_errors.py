@@ -21,12 +21,14 @@ from neuron_lib.errors import (
     OverloadReason,
     PreflightFailed,
     PromptTooLong,
+    RequestLoop,
     RequestRejected,
     ShuttingDown,
     SuspectRequest,
     TemplateFailed,
     TooLargeForKv,
     UnsupportedCapability,
+    UpstreamRefused,
     WrongModality,
 )
 from neuron_lib.shown import clip
@@ -179,6 +181,8 @@ _TABLE: Final[tuple[tuple[type[NeuronError], int, str], ...]] = (
     (Overloaded, 503, RATE_LIMIT),
     (ShuttingDown, 503, API),
     (NoHarness, 503, API),
+    (UpstreamRefused, 502, API),
+    (RequestLoop, 508, API),
 )
 """The first row whose class fits decides. An error that fits no row is a failure of this host: 500, without a code."""
 

@@ -766,3 +766,11 @@ def test_the_demo_loads_a_model_that_needs_no_hub() -> None:
 )
 def test_a_chat_waits_for_its_model_on_a_host_that_loads_on_demand(text: str, wait_s: float) -> None:
     assert msgspec.toml.decode(text, type=Config).load_wait_s == wait_s
+
+
+def test_the_notice_of_a_stop_is_a_part_of_its_drain() -> None:
+    assert msgspec.toml.decode("drain_timeout_secs = 20\ndrain_notice_secs = 20", type=Config).drain_notice_secs == 20
+    with pytest.raises(
+        msgspec.ValidationError, match=r"`drain_notice_secs`: 61 is more than `drain_timeout_secs` \(60\)"
+    ):
+        msgspec.toml.decode("drain_notice_secs = 61", type=Config)

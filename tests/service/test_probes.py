@@ -81,6 +81,19 @@ async def test_a_host_that_drains_is_at_once_not_ready_and_finishes_its_replies(
         assert (await host.client.get("/readyz")).json()["detail"] == "stopping"
 
 
+async def test_a_host_whose_stop_is_announced_is_at_once_not_ready_and_still_takes_requests() -> None:
+    async with scripted_host({A: ScriptedModel()}, resident=[A]) as host:
+        host.real.announce_stop()
+        reply = await host.client.get("/readyz")
+        assert (reply.status, reply.json()["reason"]) == (503, "draining")
+        (model,) = (await host.client.get("/models")).json()
+        assert model["status"] == "recovering"
+        assert (await host.client.get(f"/models/{A}/endpoint")).status == 200
+        assert (await host.client.post("/v1/chat/completions", chat_body(A))).status == 200
+        host.real.start_draining()
+        assert (await host.client.post("/v1/chat/completions", chat_body(A))).status == 503
+
+
 class TestOnAClockThatIsMovedByHand:
     @pytest.fixture
     def clock(self) -> MockClock:

@@ -21,6 +21,7 @@ EXCHANGED: dict[str, Any] = {
     "allowed_hosts": ("x",),
     "allowed_origins": ("https://x",),
     "body_budget_mb": 7,
+    "drain_notice_secs": 1.0,
     "drain_timeout_secs": 1.0,
     "endpoint_url": "https://node",
     "harness": {"llamacpp": "a table"},

@@ -3,9 +3,11 @@
 import anyio
 import pytest
 
-from neuron_lib import ModelStatus, Registry
+from neuron_lib import ActivationTracker, ModelStatus, Registry
+from neuron_lib.errors import ShuttingDown
+from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.testing import ScriptedHarness, ScriptedModel
-from tests.fakes.registry_callers import spec
+from tests.fakes.registry_callers import reply_text, spec
 from tests.fakes.turns import let_others_run
 
 pytestmark = pytest.mark.anyio
@@ -47,6 +49,61 @@ async def test_from_the_close_of_admission_to_the_end_every_model_that_served_is
             tasks.start_soon(watch)
         assert last_answers.is_set()
         assert registry.list_models() == ()
+
+
+# ------------------------------------------------------------------------------------------- a stop that is announced
+
+
+async def test_a_stop_that_is_announced_lists_no_model_as_loaded_and_still_takes_requests_to_those_that_serve() -> None:
+    async with Registry([ScriptedHarness()]) as registry:
+        await registry.load(spec("o/a"))
+        registry.announce_stop()
+        assert [(info.id, info.status) for info in registry.list_models()] == [("o/a", ModelStatus.RECOVERING)]
+        assert registry.endpoint("o/a") == registry.endpoint_url
+        assert await reply_text(registry, "o/a")
+        registry.close_admission()
+        with pytest.raises(ShuttingDown):
+            await reply_text(registry, "o/a")
+
+
+async def test_a_stop_that_is_announced_cancels_loads_and_begins_none() -> None:
+    script = ScriptedModel(may_load=anyio.Event())
+    async with Registry([ScriptedHarness({"o/b": script})]) as registry:
+        failures: list[type[Exception]] = []
+
+        async def load(model_id: str) -> None:
+            with pytest.raises(ShuttingDown) as failed:
+                await registry.load(spec(model_id))
+            failures.append(failed.type)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(load, "o/b")
+            await let_others_run()
+            registry.announce_stop()
+        await load("o/c")
+        assert failures == [ShuttingDown, ShuttingDown]
+
+
+async def test_a_request_to_a_model_that_does_not_serve_is_refused_as_soon_as_the_stop_is_announced() -> None:
+    script = ScriptedModel(may_load=anyio.Event())
+    specs = [spec("o/a"), spec("o/b")]
+    rules = ResidencyRules(on_demand=(spec("o/c"),))
+    async with Registry([ScriptedHarness({"o/a": script})], wait_for_load_s=1e6, residency=rules) as registry:
+        registry.follow(ActivationTracker(specs))  # which will not hear of the end of these loads
+        refused: list[str] = []
+
+        async def ask(model_id: str) -> None:
+            with pytest.raises(ShuttingDown):
+                await reply_text(registry, model_id)
+            refused.append(model_id)
+
+        async with anyio.create_task_group() as tasks:
+            for model_id in ("o/a", "o/b"):
+                tasks.start_soon(ask, model_id)
+            await let_others_run()
+            registry.announce_stop()
+        await ask("o/c")
+        assert sorted(refused) == ["o/a", "o/b", "o/c"]
 
 
 async def test_the_time_of_a_load_is_that_of_its_end_and_is_gone_with_the_model(

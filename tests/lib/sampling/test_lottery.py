@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neuron_lib.sampling import lottery as lotteries
-from neuron_lib.sampling.filters import Scores
+from neuron_lib.sampling.filters import Scores, reduce_weights
 from neuron_lib.sampling.lottery import Lottery
 from neuron_lib.types import Sampling
 
@@ -157,3 +157,25 @@ def test_min_p_is_measured_from_the_best_that_typical_p_leaves(size: int) -> Non
     row[0] = 1.0
     lottery = Lottery(Sampling(temperature=0.7, seed=1, typical_p=1e-300, min_p=0.5))
     assert 1 <= lottery.draw(row, 1.0) < size
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.5, 3.0])
+@pytest.mark.parametrize(("typical", "share", "least"), [(0.6, 0.5, 0.0), (0.95, 0.95, 0.3), (0.2, 1.0, 0.1)])
+def test_filters_of_a_whole_row_keep_what_sorting_would_keep(
+    *, spread: float, typical: float, share: float, least: float
+) -> None:
+    row = flat(spread=spread)
+    weights = np.exp(row.astype(np.float64))
+    distances = np.abs(row - (weights * row).sum() / weights.sum())
+    nearest = np.argsort(distances, kind="stable")
+    count = int(np.searchsorted(np.cumsum(weights[nearest]), typical * weights.sum())) + 1
+    kept = np.sort(nearest[:count])
+    if share < 1:
+        kept = kept[sorted(nucleus(row[kept], share))]
+    if least:
+        kept = kept[row[kept] >= row[kept].max() + math.log(least)]
+    reduced = np.exp(row)
+    reduce_weights(row, reduced, Sampling(temperature=1, seed=1, typical_p=typical, top_p=share, min_p=least))
+    # The sums are rounded in another way, so one token at each end may differ.
+    assert len(set(np.flatnonzero(reduced).tolist()) ^ set(kept.tolist())) <= 3
+    np.testing.assert_array_equal(reduced[reduced > 0], np.exp(row)[reduced > 0])
