@@ -11,8 +11,8 @@ import anyio.to_thread
 from msgspec import structs
 
 from neuron_lib import usable_memory
-from neuron_lib.admission import AdmissionRules
-from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
+from neuron_lib.admission.configured import admission_rules
+from neuron_lib.config import LlamaCppConfig, ModelEntry
 from neuron_lib.discovery.device_memory import DeviceMemory
 from neuron_lib.discovery.memory import read_memory_used_mb
 from neuron_lib.engine.protocol import Load
@@ -41,7 +41,7 @@ from neuron_lib.sources.store import LocalModel
 from neuron_lib.supervision.supervisor import EngineStarter, supervise
 from neuron_lib.types import ContextParams, LoadProgress, LoadStage, MemoryPlan, ModelSpec, public_id
 
-__all__ = ("LlamaCppHarness", "admission_rules", "load_command", "model_store")
+__all__ = ("LlamaCppHarness", "load_command", "model_store")
 
 logger: FieldLogger = get_logger(__name__)
 
@@ -264,19 +264,6 @@ class LlamaCppHarness:
             **openmp_environment(self._environ, threads=threads, cores=cores),
             **visible_devices(spec, gpu_count=gpu_count),
         }
-
-
-def admission_rules(config: AdmissionConfig) -> AdmissionRules:
-    """The rules that an operator has set."""
-    return AdmissionRules(
-        max_in_flight=config.max_in_flight,
-        max_queue_depth=config.max_queue_depth,
-        max_wait_s=config.max_wait_secs,
-        kv_max_wait_s=config.kv_max_wait_secs,
-        max_per_principal=config.max_per_principal,
-        anon_max_in_flight=config.anon_max_in_flight,
-        anon_max_pending=config.anon_max_pending,
-    )
 
 
 def _report_weights(report: ProgressReporter, fraction: float) -> None:
