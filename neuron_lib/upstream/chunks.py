@@ -5,7 +5,19 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-__all__ = ("NOTHING", "Call", "Choice", "Chunk", "Delta", "Function", "Tokens", "decode_chunk")
+__all__ = (
+    "NOTHING",
+    "Call",
+    "Choice",
+    "Chunk",
+    "Delta",
+    "Function",
+    "Likely",
+    "Logprobs",
+    "Timings",
+    "Tokens",
+    "decode_chunk",
+)
 
 NOTHING: Final = Raw(b"null")
 """The default of a value that stays text."""

@@ -81,11 +81,13 @@ class Exchange:
         limits = self._client.limits
         left_s = max(0.0, self._until_s - anyio.current_time())
         try:
-            return await self._client.within(min(limits.silence_s, left_s), self._connection.receive)
+            piece = await self._client.within(min(limits.silence_s, left_s), self._connection.receive)
         except TimeoutError:
             if left_s <= limits.silence_s:
                 raise ConnectionLost(f"the reply took longer than {limits.reply_s:g} s") from None
             raise ConnectionLost(f"the server was silent for {limits.silence_s:g} s") from None
+        self._client.received += 0 if piece is None else len(piece)
+        return piece
 
     async def read_whole(self, *, most_bytes: int = _REFUSAL_BYTES) -> bytes:
         """The whole body. Raises `ConnectionLost` for one that is longer than `most_bytes`, and as `receive` does."""
@@ -112,7 +114,8 @@ class UpstreamClient:
     """Sends requests to one server.
 
     `at_work` are the numbers of requests that were sent and that the server may still work on; whoever sends a request
-    keeps them. Requests that are under way when the client is closed break off.
+    keeps them. `received` are the bytes of all answers so far. Requests that are under way when the client is closed
+    break off.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class UpstreamClient:
         self.address: Final = address
         self.limits: Final = limits or UpstreamLimits()
         self.at_work: Final[set[int]] = set()
+        self.received = 0
         self._tls: Final = tls
         self._idle: Final[deque[tuple[float, Connection]]] = deque()
         self._scopes: Final[set[anyio.CancelScope]] = set()
@@ -164,11 +168,15 @@ class UpstreamClient:
                         raise Unreachable(f"the server gave no answer for {limit_s:g} s") from None
                 raise
 
-    async def aclose(self) -> None:
-        """Hang up everywhere. Further requests raise `Unreachable`."""
+    def abandon(self) -> None:
+        """Break off all requests. Further ones raise `Unreachable`."""
         self._is_closed = True
         for scope in self._scopes:
             scope.cancel()
+
+    async def aclose(self) -> None:
+        """Break off all requests, and hang up everywhere."""
+        self.abandon()
         while self._idle:
             await self._idle.pop()[1].aclose()
 

@@ -1,18 +1,17 @@
-"""What a backend says about the server of a model: what the model is, and how the server lives and dies.
+"""The server of a model as an engine: what a backend says about how it lives and dies, and what its model is."""
 
-The protocols here are those of `neuron_lib.supervision`, with a server in the place of an engine.
-"""
-
-from collections.abc import Callable
-from typing import Any, Protocol
+from abc import abstractmethod
+from typing import Final
 
 from msgspec import Struct
 
+from neuron_lib.supervision.death import Death
+from neuron_lib.supervision.engine import Engine
 from neuron_lib.types import ModelLimit
 from neuron_lib.upstream.api import OPENAI, UpstreamApi
 from neuron_lib.upstream.client import UpstreamClient
 
-__all__ = ("UpstreamDeath", "UpstreamEngine", "UpstreamFacts", "UpstreamSupervisor")
+__all__ = ("UpstreamEngine", "UpstreamFacts")
 
 
 class UpstreamFacts(Struct, frozen=True, kw_only=True):
@@ -30,51 +29,25 @@ class UpstreamFacts(Struct, frozen=True, kw_only=True):
     reasoning: bool = False
 
 
-class UpstreamDeath(Protocol):
-    """How a server ended, and the numbers of the requests that it may have died of."""
+class UpstreamEngine(Engine):
+    """One life of a server: from the moment at which it serves until it is lost. Whoever made `client` closes it."""
+
+    def __init__(self, *, model_id: str, client: UpstreamClient) -> None:
+        """`client` is the way to the server."""
+        super().__init__(model_id=model_id)
+        self.client: Final = client
 
     @property
-    def reason(self) -> str: ...
-    @property
-    def requests(self) -> frozenset[int]: ...
-
-
-class UpstreamEngine(Protocol):
-    """One life of a server: from the moment at which it serves until it is lost."""
+    @abstractmethod
+    def facts(self) -> UpstreamFacts:
+        """What its model is. Known once it is ready."""
 
     @property
-    def client(self) -> UpstreamClient:
-        """The way to it. Closed when the server is given up."""
-        ...
-
-    @property
-    def death(self) -> UpstreamDeath | None:
-        """How it ended, None while it lives."""
-        ...
-
-    async def wait_dead(self) -> UpstreamDeath:
-        """Wait until it has ended."""
-        ...
+    def at_work(self) -> frozenset[int]:
+        return frozenset(self.client.at_work)
 
     def doubt(self) -> None:
-        """A request could not reach it, or broke off: look at once whether it still serves. Never blocks."""
-        ...
+        """A request could not reach it, or broke off: look at once whether it still serves. Must not wait."""
 
-
-class UpstreamSupervisor(Protocol):
-    """The server of a model now, or the wait for its next life: see `neuron_lib.supervision.EngineSupervisor`."""
-
-    model_id: str
-    restarts: int
-    last_death: str | None
-    on_death: Callable[[Any], object]
-
-    @property
-    def facts(self) -> UpstreamFacts: ...
-    @property
-    def engine(self) -> UpstreamEngine | None: ...
-    @property
-    def loss(self) -> str | None: ...
-    def require_engine(self) -> UpstreamEngine: ...
-    async def successor(self, dead: Any) -> UpstreamEngine: ...
-    async def wait_lost(self) -> str: ...
+    def tell_of(self, death: Death) -> None:  # noqa: ARG002 - whoever waits reads it from `death`
+        self.client.abandon()

@@ -1,25 +1,33 @@
 """A model that another server has, as the registry sees it: facts, admission, replies."""
 
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
+import anyio
 from msgspec.structs import asdict
 
 from neuron_lib.admission import AdmissionController, AdmissionRules
 from neuron_lib.errors import RequestRejected
+from neuron_lib.supervision.death import Death
+from neuron_lib.supervision.quarantine import Quarantine
+from neuron_lib.supervision.supervisor import EngineSupervisor
 from neuron_lib.types import ModelInfo, ModelLoad, ModelStatus, Task
-from neuron_lib.upstream.engine import UpstreamSupervisor
+from neuron_lib.upstream.engine import UpstreamEngine
 from neuron_lib.upstream.reply import UpstreamReply
 from neuron_lib.upstream.seats import Seats
 
 __all__ = ("UpstreamModel",)
 
 
-class UpstreamModel:
+EngineT = TypeVar("EngineT", bound=UpstreamEngine)
+
+
+class UpstreamModel(Generic[EngineT]):
     """See `neuron_lib.harness.LoadedModel`. Lives inside the block of its supervisor."""
 
     def __init__(
         self,
-        supervisor: UpstreamSupervisor,
+        supervisor: EngineSupervisor[EngineT],
         *,
         harness_name: str,
         rules: AdmissionRules,
@@ -36,15 +44,17 @@ class UpstreamModel:
         self._harness_name = harness_name
         self._admission = AdmissionController(rules)
         self._seats = Seats(rules.max_in_flight, max_wait_s=rules.max_wait_s)
+        self._quarantine = Quarantine()
         self._devices = devices
         self._vram_used_mb = vram_used_mb
         self._ram_used_mb = ram_used_mb
+        supervisor.on_death = self._take_in
 
     def __repr__(self) -> str:
         return f"<UpstreamModel {self._supervisor!r} {self._admission!r}>"
 
     def info(self) -> ModelInfo:
-        facts = self._supervisor.facts
+        facts = self._supervisor.latest.facts
         return ModelInfo(
             id=self._supervisor.model_id,
             harness=self._harness_name,
@@ -68,8 +78,17 @@ class UpstreamModel:
             last_engine_death=self._supervisor.last_death or "",
         )
 
-    def run(self, task: Task) -> UpstreamReply:
-        return UpstreamReply(task, supervisor=self._supervisor, admission=self._admission, seats=self._seats)
+    def run(self, task: Task) -> UpstreamReply[EngineT]:
+        return UpstreamReply(
+            task,
+            supervisor=self._supervisor,
+            admission=self._admission,
+            seats=self._seats,
+            quarantine=self._quarantine,
+        )
+
+    def _take_in(self, death: Death) -> None:
+        self._quarantine.take_in(death, now_s=anyio.current_time())
 
     def close_admission(self, refusal: Callable[[], RequestRejected]) -> None:
         self._admission.close(refusal)

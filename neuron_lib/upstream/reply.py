@@ -5,14 +5,25 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Generic, Self, TypeVar
 
 import anyio
 
 from neuron_lib.admission import AdmissionController
-from neuron_lib.errors import EngineDead, EngineFailed, NeuronError, Overloaded, OverloadReason, UpstreamRefused
+from neuron_lib.errors import (
+    EngineDead,
+    EngineFailed,
+    NeuronError,
+    Overloaded,
+    OverloadReason,
+    SuspectRequest,
+    UpstreamRefused,
+)
 from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.shown import one_word
+from neuron_lib.supervision.death import Death
+from neuron_lib.supervision.quarantine import Quarantine
+from neuron_lib.supervision.supervisor import EngineSupervisor
 from neuron_lib.types import (
     Chat,
     Complete,
@@ -30,7 +41,7 @@ from neuron_lib.upstream.answers import MAX_ANSWER_BYTES, events_of
 from neuron_lib.upstream.bodies import UpstreamCall, call_of, guessed_prompt_tokens, refuse_if_impossible
 from neuron_lib.upstream.client import HOPS_HEADER, Exchange, Unreachable
 from neuron_lib.upstream.connection import ConnectionLost
-from neuron_lib.upstream.engine import UpstreamEngine, UpstreamSupervisor
+from neuron_lib.upstream.engine import UpstreamEngine
 from neuron_lib.upstream.reading import ReplyReading
 from neuron_lib.upstream.refusals import refusal_of
 from neuron_lib.upstream.seats import Seats
@@ -48,7 +59,10 @@ _RETRY_AFTER_S: Final = 2
 _OPERATORS: Final = frozenset({401, 403, 404})
 
 
-class UpstreamReply:
+EngineT = TypeVar("EngineT", bound=UpstreamEngine)
+
+
+class UpstreamReply(Generic[EngineT]):
     """See `neuron_lib.harness.Reply`.
 
     A request that the server has not answered is sent again, over another connection or to the next life of the server,
@@ -56,17 +70,24 @@ class UpstreamReply:
     """
 
     def __init__(
-        self, task: Task, *, supervisor: UpstreamSupervisor, admission: AdmissionController, seats: Seats
+        self,
+        task: Task,
+        *,
+        supervisor: EngineSupervisor[EngineT],
+        admission: AdmissionController,
+        seats: Seats,
+        quarantine: Quarantine,
     ) -> None:
-        """`admission` counts the requests of the model, and `seats` has its waiting line."""
+        """`admission` counts the requests of the model, `seats` has its waiting line, `quarantine` its suspects."""
         self._task = task
         self._supervisor = supervisor
         self._admission = admission
         self._seats = seats
+        self._quarantine = quarantine
         self._held = ExitStack()
         self._number = 0  # from entering on
         self._call: UpstreamCall | None = None
-        self._engine: UpstreamEngine | None = None  # that was sent this request
+        self._engine: EngineT | None = None  # that was sent this request
         self._exchange: Exchange | None = None
         self._stream = SseReader()
         self._reading: ReplyReading | None = None
@@ -76,13 +97,13 @@ class UpstreamReply:
         self._failure: NeuronError | None = None
         self._has_started = False  # whether `Started` was given out
         self._has_given = False  # whether anything behind it was
-        self._is_retried = False
+        self._first_death: Death | None = None  # that this request was sent to
         self._take_event: Callable[[EventBeforeEnd], bool] | None = None  # see `forward`
         self._has_room = True
 
     @property
     def retried(self) -> bool:
-        return self._is_retried
+        return self._first_death is not None
 
     @property
     def usage(self) -> Usage:
@@ -143,8 +164,9 @@ class UpstreamReply:
 
     async def _admit(self) -> None:
         """Take the place and the seats of the request. Everything that can be refused here is refused."""
-        task, facts = self._task, self._supervisor.facts
+        task, facts = self._task, self._supervisor.latest.facts
         refuse_if_impossible(task, model_id=self._supervisor.model_id, capabilities=facts.capabilities, api=facts.api)
+        self._refuse_if_suspect()
         engine = self._supervisor.require_engine()
         self._call = call_of(task, model=engine.client.address.model, api=facts.api)
         takes_seat = not isinstance(task, Tokenize | Detokenize)
@@ -153,11 +175,12 @@ class UpstreamReply:
             self._admission.place(count, principal=task.principal, refuse=lambda _: self._seats.wake(self._number))
         )
         self._number = place.number
+        self._quarantine.enter(self._number, task)
         if takes_seat:
             await self._seats.take(place, count)
             self._held.callback(self._seats.give_back, place.caller, count)
 
-    async def _begin(self, engine: UpstreamEngine) -> None:
+    async def _begin(self, engine: EngineT) -> None:
         """Send the request until the server has answered."""
         tries = 0
         while True:
@@ -174,7 +197,7 @@ class UpstreamReply:
             else:
                 return
 
-    async def _send(self, engine: UpstreamEngine) -> None:
+    async def _send(self, engine: EngineT) -> None:
         """Send the request to the server. Returns when the server has begun to answer, and raises what it refuses."""
         assert self._call is not None  # made on entering
         self._engine = engine
@@ -198,7 +221,7 @@ class UpstreamReply:
         where = engine.client.address.shown
         raise refusal_of(head.status, head.headers, body, model_id=self._supervisor.model_id, where=where)
 
-    def _require_content(self, engine: UpstreamEngine) -> None:
+    def _require_content(self, engine: EngineT) -> None:
         kind = self._content_type
         if kind not in {"application/json", "text/event-stream"}:
             where, found = engine.client.address.shown, one_word(kind) or "none"
@@ -296,7 +319,7 @@ class UpstreamReply:
 
     # ---------------------------------------------------------------------------------------- when the server is lost
 
-    async def _is_dead(self, engine: UpstreamEngine, *, within_s: float) -> bool:
+    async def _is_dead(self, engine: EngineT, *, within_s: float) -> bool:
         """Whether the server is lost, after `within_s` at most, in which this may turn out."""
         if self._supervisor.loss is None and engine.death is None:
             engine.doubt()
@@ -304,23 +327,35 @@ class UpstreamReply:
                 await engine.wait_dead()
         return self._supervisor.loss is not None or engine.death is not None
 
-    async def _next_engine_after(self, engine: UpstreamEngine) -> UpstreamEngine:
+    async def _next_engine_after(self, engine: EngineT) -> EngineT:
         """Wait for the next life of the server. Raises `EngineDead` if none comes."""
         engine.client.at_work.discard(self._number)
         model_id = self._supervisor.model_id
         if self._supervisor.loss is not None:
             raise EngineDead(model_id, self._supervisor.loss)
-        self._is_retried = True
+        death = engine.death
+        assert death is not None  # or the model is lost
+        if self._number in death.requests:
+            self._refuse_if_suspect()
+            if self._first_death is not None:
+                raise SuspectRequest(model_id, self._first_death.reason, death.reason)
+            self._first_death = death
         fields = {"request_id": self._task.request_id, "model_id": model_id, "reason": self._end_of(engine)}
         logger.warning("server lost, the request is sent once more", extra=fields)
         with anyio.move_on_after(_SUCCESSOR_LIMIT_S):
             return await self._supervisor.successor(engine)
         raise EngineDead(model_id, f"{self._end_of(engine)}; it did not come back for {_SUCCESSOR_LIMIT_S:g} s")
 
-    def _end_of(self, engine: UpstreamEngine) -> str:
+    def _refuse_if_suspect(self) -> None:
+        """Raise for a request that was alone in two servers that died, before it ends a third one."""
+        deaths = self._quarantine.verdict(self._task, now_s=anyio.current_time())
+        if deaths is not None:
+            raise SuspectRequest(self._supervisor.model_id, *deaths)
+
+    def _end_of(self, engine: EngineT) -> str:
         return self._supervisor.loss or ("its server is lost" if engine.death is None else engine.death.reason)
 
-    def _not_reached(self, engine: UpstreamEngine, error: Unreachable) -> Overloaded:
+    def _not_reached(self, engine: EngineT, error: Unreachable) -> Overloaded:
         return Overloaded(
             f"the server at {engine.client.address.shown} cannot be reached: {error}",
             reason=OverloadReason.ENGINE_LOST,
@@ -335,11 +370,13 @@ class UpstreamReply:
 
     async def _let_go(self) -> None:
         """Hang up, and free what is held for the request."""
+        may_be_at_work = self._exchange is not None and self._finished is None
         try:
             await self._close_exchange()
         finally:
             if self._engine is not None:
                 self._engine.client.at_work.discard(self._number)
+            self._quarantine.leave(self._number, may_be_at_work=may_be_at_work)
             self._held.close()
 
     @property

@@ -4,18 +4,18 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
 from anyio.abc import ByteStream
 
-from neuron_lib.errors import EngineDead, Overloaded, OverloadReason
 from neuron_lib.upstream.address import UpstreamAddress
 from neuron_lib.upstream.client import UpstreamClient, UpstreamLimits
-from neuron_lib.upstream.engine import UpstreamFacts
+from neuron_lib.upstream.engine import UpstreamEngine, UpstreamFacts
 from neuron_lib.upstream.unix_stream import UnixStream
 
-__all__ = ("Answer", "Death", "Life", "Lives", "RawUpstream", "answer", "raw_upstream", "sse")
+__all__ = ("Answer", "Life", "Lives", "RawUpstream", "answer", "raw_upstream", "sse")
 
 Answer = Callable[[ByteStream, bytes], Awaitable[None]]
 """What the server does with a request, whose bytes it has read."""
@@ -97,90 +97,43 @@ async def _serve(listener: socket.socket, upstream: RawUpstream) -> None:
             tasks.start_soon(upstream.serve_one, UnixStream(listener.accept()[0]))
 
 
-@dataclass(frozen=True)
-class Death:
-    reason: str
-    requests: frozenset[int] = frozenset()
+class Life(UpstreamEngine):
+    """A server that serves from the start. It dies when a test says so."""
 
-
-class Life:
-    """See `UpstreamEngine`."""
-
-    def __init__(self, socket: Path, *, limits: UpstreamLimits | None = None, token: str = "") -> None:
-        address = UpstreamAddress(url="http://upstream", model="theirs", socket=str(socket), token=token)
-        self.client = UpstreamClient(address, limits=limits)
-        self.death: Death | None = None
+    def __init__(self, upstream: RawUpstream, limits: UpstreamLimits, facts: UpstreamFacts, token: str) -> None:
+        address = UpstreamAddress(url="http://upstream", model="theirs", socket=str(upstream.path), token=token)
+        super().__init__(model_id="org/model", client=UpstreamClient(address, limits=limits))
+        self._facts = facts
         self.doubts = 0
-        self._dead = anyio.Event()
 
-    async def wait_dead(self) -> Death:
-        await self._dead.wait()
-        assert self.death is not None
-        return self.death
+    @property
+    def facts(self) -> UpstreamFacts:
+        return self._facts
 
-    def another(self) -> "Life":
-        return Life(Path(self.client.address.socket), limits=self.client.limits, token=self.client.address.token)
+    async def wait_ready(self) -> UpstreamFacts:
+        return self._facts
 
     def doubt(self) -> None:
         self.doubts += 1
 
-    async def die(self, reason: str = "killed by the test") -> None:
-        self.death = Death(reason, frozenset(self.client.at_work))
-        self._dead.set()
-        await self.client.aclose()
-
 
 class Lives:
-    """See `UpstreamSupervisor`: the lives of a server, one after the other, as a test says."""
+    """The lives of a server, one after the other."""
 
-    def __init__(self, life: Life, *, facts: UpstreamFacts | None = None) -> None:
-        self.model_id = "org/model"
-        self.restarts = 0
-        self.last_death: str | None = None
-        self.on_death: Callable[[object], object] = lambda _death: None
-        self.facts = facts or UpstreamFacts()
-        self.loss: str | None = None
-        self.all = [life]
-        self.at_death: frozenset[int] = frozenset()
-        self._life = life
-        self._changed = anyio.Event()
+    def __init__(self, upstream: RawUpstream, *, limits: UpstreamLimits, facts: UpstreamFacts, token: str) -> None:
+        self.all: list[Life] = []
+        self._make = partial(Life, upstream, limits, facts, token)
 
-    @property
-    def engine(self) -> Life | None:
-        return self._life if self._life.death is None and self.loss is None else None
+    @asynccontextmanager
+    async def start(self) -> AsyncIterator[Life]:
+        life = self._make()
+        self.all.append(life)
+        try:
+            yield life
+        finally:
+            life.bury("the model was unloaded")
+            await life.client.aclose()
 
-    def require_engine(self) -> Life:
-        if self.engine is None:
-            raise Overloaded("it is coming back", reason=OverloadReason.ENGINE_LOST, retry_after_s=2)
-        return self.engine
-
-    async def successor(self, dead: Life) -> Life:
-        while self.loss is None and (self.engine is None or self.engine is dead):
-            await self._changed.wait()
-        if self.loss is not None:
-            raise EngineDead(self.model_id, self.loss)
-        return self.require_engine()
-
-    async def wait_lost(self) -> str:
-        while self.loss is None:
-            await self._changed.wait()
-        return self.loss
-
-    async def die_and_come_back(self) -> None:
-        """The server dies, and is there again at once, at the same place."""
-        dead, self._life = self._life, self._life.another()
-        self.all.append(self._life)
-        self.restarts += 1
-        await dead.die()
-        assert dead.death is not None
-        self.at_death = dead.death.requests
-        self._wake()
-
-    async def lose(self, reason: str) -> None:
-        self.loss = reason
-        await self._life.die(reason)
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+    def die(self) -> None:
+        """The latest life ends. The next one begins at once."""
+        self.all[-1].die("killed by the test")

@@ -28,11 +28,13 @@ from neuron_lib.errors import (
     PreflightFailed,
     PreflightKind,
     PromptTooLong,
+    RequestLoop,
     ShuttingDown,
     SourceUnavailable,
     SuspectRequest,
     UnloadFailed,
     UnsupportedCapability,
+    UpstreamRefused,
     WrongModality,
 )
 
@@ -45,7 +47,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SHORT, inner, max_size=3),
     max_leaves=6,
 )
-RESERVED = {"self", "message", "model_id", "param", "summary", "code", "reason", "retry_after_s", "kind"}
+RESERVED = {"self", "message", "model_id", "param", "summary", "code", "reason", "retry_after_s", "kind", "status"}
 NAMES = SHORT.filter(lambda name: name not in RESERVED)
 FIELDS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(NAMES, VALUES, max_size=3)
 LONG = st.sampled_from(["", "x" * 990, "x" * 1010, "x" * 5000]).flatmap(lambda end: TEXT.map(lambda text: text + end))
@@ -86,6 +88,8 @@ WAYS: dict[type[NeuronError], st.SearchStrategy[NeuronError]] = {
     UnloadFailed: with_fields(UnloadFailed, model_id=TEXT),
     SourceUnavailable: with_fields(SourceUnavailable, model_id=TEXT, retry_after_s=st.none() | COUNT),
     EngineDead: st.builds(EngineDead, TEXT, LONG),
+    UpstreamRefused: with_fields(UpstreamRefused, status=st.integers(100, 599)),
+    RequestLoop: st.builds(RequestLoop, COUNT),
 }
 """How to make an error of each class whose arguments are not a message and fields."""
 ERRORS = st.one_of(

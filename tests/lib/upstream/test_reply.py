@@ -20,8 +20,11 @@ from neuron_lib.errors import (
     PromptTooLong,
     RequestLoop,
     ShuttingDown,
+    SuspectRequest,
     UpstreamRefused,
 )
+from neuron_lib.supervision.restart_policy import RestartPolicy
+from neuron_lib.supervision.supervisor import supervise
 from neuron_lib.types import (
     Chat,
     Embed,
@@ -44,7 +47,7 @@ pytestmark = pytest.mark.anyio
 
 CHAT = Chat(model_id="org/model", messages=({"role": "user", "content": "Hi"},), request_id="r1")
 WHOLE = Chat(model_id="org/model", messages=({"role": "user", "content": "Hi"},), whole=True)
-SECRET = "sesame"
+KEY = "sesame"
 HELLO = '{"choices":[{"index":0,"delta":{"content":"Hello"}}]}'
 END = '{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":2,"completion_tokens":1}}'
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -86,7 +89,7 @@ def says_and_waits(data: bytes) -> Answer:
 
 
 class Rig:
-    def __init__(self, upstream: RawUpstream, lives: Lives, model: UpstreamModel) -> None:
+    def __init__(self, upstream: RawUpstream, lives: Lives, model: UpstreamModel[Life]) -> None:
         self.upstream = upstream
         self.lives = lives
         self.model = model
@@ -104,17 +107,20 @@ async def rig(
     seats: int = 2,
     waiting: int = 8,
     facts: UpstreamFacts | None = None,
+    outlives: bool = False,
 ) -> AsyncIterator[Rig]:
-    async with raw_upstream(folder, *answers) as upstream:
-        lives = Lives(Life(upstream.path, limits=limits, token=SECRET), facts=facts)
-        rules = AdmissionRules(max_in_flight=seats, max_queue_depth=waiting, max_wait_s=10.0)
-        model = UpstreamModel(lives, harness_name="mine", rules=rules)
-        with anyio.fail_after(60):
-            yield Rig(upstream, lives, model)
-        load = model.load()
-        assert (load.in_flight, load.queue_depth) == (0, 0)
-        assert all(not life.client.at_work for life in lives.all)
-        await lives.lose("the model was unloaded")
+    policy = RestartPolicy(first_pause_s=0.0, longest_pause_s=0.0, most_deaths=9)
+    with anyio.fail_after(60):
+        async with raw_upstream(folder, *answers) as upstream:
+            lives = Lives(upstream, limits=limits, facts=facts or UpstreamFacts(), token=KEY)
+            async with supervise(lives.start, model_id="org/model", policy=policy) as supervisor:
+                rules = AdmissionRules(max_in_flight=seats, max_queue_depth=waiting, max_wait_s=10.0)
+                model = UpstreamModel(supervisor, harness_name="mine", rules=rules)
+                yield Rig(upstream, lives, model)
+                if not outlives:
+                    load = model.load()
+                    assert (load.in_flight, load.queue_depth) == (0, 0)
+                    assert not any(life.client.at_work for life in lives.all)
 
 
 async def test_a_reply_is_what_the_server_says(tmp_path: Path) -> None:
@@ -126,7 +132,7 @@ async def test_a_reply_is_what_the_server_says(tmp_path: Path) -> None:
         assert "x-request-id: r1" in request
         assert "x-neuron-hops: 1" in request
         assert json.loads(it.upstream.body())["model"] == "theirs"
-        assert SECRET not in repr(it.model) + repr(it.lives.engine.client.address if it.lives.engine else "")
+        assert KEY not in repr(it.model) + repr(it.lives.all[0].client.address)
 
 
 async def test_a_connection_is_used_again_after_a_reply_that_ended_well(tmp_path: Path) -> None:
@@ -220,7 +226,7 @@ async def test_what_the_server_refuses_is_raised_before_the_first_event_and_not_
         assert len(it.upstream.requests) == 1
         if isinstance(caught.value, Overloaded):
             assert (caught.value.retry_after_s, caught.value.reason) == (7, OverloadReason.UPSTREAM)
-        assert SECRET not in str(caught.value)
+        assert KEY not in str(caught.value)
 
 
 async def test_a_page_instead_of_an_answer_is_a_refusal(tmp_path: Path) -> None:
@@ -239,12 +245,12 @@ async def test_a_model_admits_as_many_as_it_may(tmp_path: Path) -> None:
 
 
 async def test_who_waits_for_a_seat_is_refused_when_the_admission_is_closed(tmp_path: Path) -> None:
-    async with rig(tmp_path, says_and_waits(HEAD), seats=1) as it, it.model.run(CHAT):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_refused, it)
-            while not it.model.load().queue_depth:
-                await anyio.lowlevel.checkpoint()
-            it.model.close_admission(ShuttingDown)
+    answer_ = says_and_waits(HEAD)
+    async with rig(tmp_path, answer_, seats=1) as it, it.model.run(CHAT), anyio.create_task_group() as tasks:
+        tasks.start_soon(_refused, it)
+        while not it.model.load().queue_depth:
+            await anyio.lowlevel.checkpoint()
+        it.model.close_admission(ShuttingDown)
 
 
 async def _refused(it: Rig) -> None:
@@ -336,12 +342,14 @@ async def test_a_request_is_made_by_the_next_life_of_the_server_if_nothing_was_g
             async with it.model.run(task) as reply:
                 assert [each async for each in reply][-2:] == SAID[-2:]
                 assert reply.retried
-            assert it.lives.at_death == frozenset({1})
+            death = it.lives.all[0].death
+            assert death is not None
+            assert death.requests == {1}
 
 
 async def _die_and_come_back(it: Rig, came: anyio.Event) -> None:
     await came.wait()
-    await it.lives.die_and_come_back()
+    it.lives.die()
 
 
 async def test_a_reply_that_has_begun_is_lost_with_its_server(tmp_path: Path) -> None:
@@ -350,17 +358,36 @@ async def test_a_reply_that_has_begun_is_lost_with_its_server(tmp_path: Path) ->
             events = aiter(reply)
             await anext(events)
             assert await anext(events) == TextDelta("Hello")
-            await it.lives.die_and_come_back()
+            it.lives.die()
             with pytest.raises(EngineDead, match="killed by the test"):
                 await anext(events)
         assert len(it.upstream.requests) == 1
 
 
+async def test_a_request_that_two_servers_died_of_is_not_sent_to_a_third_one(tmp_path: Path) -> None:
+    came: list[bytes] = []
+    async with rig(tmp_path, b"") as it:
+
+        async def kills(stream: ByteStream, request: bytes) -> None:
+            came.append(request)
+            it.lives.die()
+            await stream.receive()
+
+        it.upstream.answers[:] = [kills]
+        for _ in range(2):
+            with pytest.raises(SuspectRequest):
+                await it.read()
+        assert len(came) == 2
+
+
 async def test_a_reply_of_a_model_that_is_gone_raises_engine_dead(tmp_path: Path) -> None:
-    async with rig(tmp_path, says_and_waits(HEAD)) as it, it.model.run(CHAT) as reply:
-        await it.lives.lose("the model was unloaded")
-        with pytest.raises(EngineDead, match="unloaded"):
-            [each async for each in reply]
+    async with rig(tmp_path, says_and_waits(HEAD), outlives=True) as it:
+        reply = it.model.run(CHAT)
+        await reply.__aenter__()
+    with pytest.raises(EngineDead, match="unloaded"):
+        [each async for each in reply]
+    await reply.__aexit__(None, None, None)
+    assert it.model.load().in_flight == 0
 
 
 async def test_vectors_come_in_one_piece(tmp_path: Path) -> None:
