@@ -28,6 +28,7 @@ from neuron_lib.process.server_facts import limit_of
 from neuron_lib.process.server_process import Launch, PortTaken, ServerProcess, open_server
 from neuron_lib.sources.configured import model_store
 from neuron_lib.sources.store import LocalModel, ModelStore
+from neuron_lib.supervision.restart_policy import RestartPolicy
 from neuron_lib.supervision.supervisor import EngineStarter, supervise
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec, public_id, take_apart
 from neuron_lib.upstream.engine import UpstreamFacts
@@ -61,8 +62,12 @@ class ProcessHarness:
         max_prompt_tokens: int = 16384,
         ends_with_thread: bool = False,
         read_memory: Callable[[Collection[int]], Awaitable[int | None]] = read_memory_used_mb,
+        policy: Callable[[], RestartPolicy] = RestartPolicy,
     ) -> None:
-        """`read_memory` says how much memory of the given GPUs is taken, in MiB."""
+        """`read_memory` says how much memory of the given GPUs is taken, in MiB. `policy` makes the policy of a model's
+        restarts.
+        """
+        self._policy: Final = policy
         self._program: Final = Program.of(entry)
         self._models: Final = {public_id(model.id): model for model in models}
         self._environ: Final = os.environ if environ is None else environ
@@ -136,7 +141,7 @@ class ProcessHarness:
         memory = DeviceMemory(partial(self._read_memory, devices) if devices else _no_reading)
         async with (
             memory.returned(),
-            supervise(start, model_id=model_id) as supervisor,
+            supervise(start, model_id=model_id, policy=self._policy()) as supervisor,
             memory.taken(is_unchanged=lambda: supervisor.engine is not None and supervisor.restarts == 0),
         ):
             server = supervisor.latest

@@ -348,5 +348,10 @@ async def _nothing_left(child: Child, mark: str) -> AsyncIterator[None]:
         yield
     finally:
         with anyio.CancelScope(shield=True), anyio.move_on_after(_GONE_LIMIT_S):
-            while await anyio.to_thread.run_sync(kill_marked, mark) or child.is_group_alive:  # noqa: ASYNC110 - the kernel tells nobody
+            while await anyio.to_thread.run_sync(_kill_rest, child.pid, mark):  # noqa: ASYNC110 - the kernel tells nobody
                 await anyio.sleep(_GONE_LOOK_S)
+
+
+def _kill_rest(pid: int, mark: str) -> bool:
+    """Kill what is left of a program. Returns whether anything was."""
+    return kill_marked(mark) > 0 or bool(look_at_family(pid).pids)

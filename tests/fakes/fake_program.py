@@ -1,7 +1,7 @@
-"""A program that serves an OpenAI-style API and misbehaves as it is told: `python fake_program.py --port N [--mode MODE]`.
+"""A program that serves an OpenAI-style API and misbehaves as it is told: `fake_program.py --port N [--mode MODE]`.
 
-It loads nothing. A reply has a word for each word of the last message. The first word of the message may be a mode of its
-own: see `speak`. The key that requests must have is in the variable FAKE_KEY.
+It loads nothing. A reply has a word for each word of the last message. The first word of the message may be a mode of
+its own: see `speak`. The key that requests must have is in the variable FAKE_KEY.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
@@ -49,11 +50,11 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(401, {"error": {"message": "which key?"}})
         elif self.path == "/sleep":
             ASLEEP.set()
-            print("asleep", flush=True)
+            say("asleep")
             self.answer(200, {})
         elif self.path == "/wake_up":
             ASLEEP.clear()
-            print("awake", flush=True)
+            say("awake")
             self.answer(200, {})
         elif ASLEEP.is_set():
             self.answer(503, {"error": {"message": "asleep"}})
@@ -127,32 +128,48 @@ def json_chunk(*, finish_reason: str | None = None, **delta: str) -> dict[str, A
     return {"id": "c", "object": "chat.completion.chunk", "choices": [choice]}
 
 
-def start(mode: str, folder: Path) -> None:
-    """Misbehave before anybody is listened to."""
-    print("fake program begins", flush=True)
-    if mode == "exits":
-        print("no such model: /nowhere", file=sys.stderr, flush=True)
-        sys.exit(3)
-    elif mode == "exits-well":
-        sys.exit(0)
-    elif mode == "segv":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    elif mode == "stuck":
-        time.sleep(FOR_EVER_S)
-    elif mode == "talks":  # for longer than it may be still
-        for number in range(30):
-            print(f"loading part {number}", flush=True)
-            time.sleep(0.1)
-    elif mode == "computes":
-        until = time.process_time() + 2.5
-        while time.process_time() < until:
-            sum(range(1000))
-    elif mode == "forks":  # one in its group, and one that has left
-        for name, is_away in (("near", False), ("away", True)):
-            child = subprocess.Popen(["sleep", str(FOR_EVER_S)], start_new_session=is_away)
-            (folder / name).write_text(str(child.pid))
-    elif mode == "deaf":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def exits(_folder: Path) -> None:
+    sys.stderr.write("no such model: /nowhere\n")
+    sys.exit(3)
+
+
+def talks(_folder: Path) -> None:
+    """For longer than it may be still."""
+    for number in range(30):
+        say(f"loading part {number}")
+        time.sleep(0.1)
+
+
+def computes(_folder: Path) -> None:
+    until = time.process_time() + 2.5
+    while time.process_time() < until:
+        sum(range(1000))
+
+
+def forks(folder: Path) -> None:
+    """One in its group, and one that has left."""
+    for name, is_away in (("near", False), ("away", True)):
+        child = subprocess.Popen(["/bin/sleep", str(FOR_EVER_S)], start_new_session=is_away)
+        (folder / name).write_text(str(child.pid))
+
+
+STARTS: dict[str, Callable[[Path], object]] = {
+    "": lambda _folder: None,
+    "exits": exits,
+    "exits-well": lambda _folder: sys.exit(0),
+    "segv": lambda _folder: os.kill(os.getpid(), signal.SIGSEGV),
+    "stuck": lambda _folder: time.sleep(FOR_EVER_S),
+    "talks": talks,
+    "computes": computes,
+    "forks": forks,
+    "deaf": lambda _folder: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+}
+"""How it misbehaves before anybody is listened to."""
 
 
 def main() -> None:
@@ -168,7 +185,8 @@ def main() -> None:
     if not (options.once and flag.exists()):
         if options.once:
             flag.touch()
-        start(options.mode, options.folder)
+        say("fake program begins")
+        STARTS[options.mode](options.folder)
     server: Any
     if options.socket:
         server = OnSocket(options.socket, Handler)
@@ -178,7 +196,7 @@ def main() -> None:
         except OSError as error:
             sys.exit(f"cannot listen: {error.strerror}")
         server.daemon_threads = True
-    print("listening", flush=True)
+    say("listening")
     server.serve_forever()
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from neuron_lib.process.entry import HealthProbe, ProcessEntry, ReadyProbe, StopRules
 from neuron_lib.process.harness import ProcessHarness
+from neuron_lib.supervision.restart_policy import RestartPolicy
 from neuron_lib.types import Chat, ModelSpec
 
-__all__ = ("MODEL_ID", "PROGRAM", "SPEC", "chat", "fake_entry", "fake_harness")
+__all__ = ("MODEL_ID", "ON_PORT", "ON_SOCKET", "PROGRAM", "SPEC", "chat", "fake_entry", "fake_harness")
 
 PROGRAM = Path(__file__).with_name("fake_program.py")
 MODEL_ID = "org/fake"
@@ -35,7 +36,7 @@ def fake_entry(
 
 def fake_harness(*args: str, **keys: Any) -> ProcessHarness:
     """A harness of the program."""
-    return ProcessHarness(fake_entry(*args, **keys))
+    return ProcessHarness(fake_entry(*args, **keys), policy=lambda: RestartPolicy(first_pause_s=0.01))
 
 
 def chat(content: str = "one two three", **more: Any) -> Chat:
