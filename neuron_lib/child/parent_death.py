@@ -160,7 +160,10 @@ def main() -> None:
     end_with_parent(options.parent)
     if options.mark:
         _leave_watcher(options.mark)
-    os.execvp(options.command[0], options.command)  # noqa: S606 - the operator's own command
+    try:
+        os.execvp(options.command[0], options.command)  # noqa: S606 - the operator's own command
+    except OSError as error:
+        sys.exit(f"{options.command[0]}: {error.strerror}")
 
 
 if __name__ == "__main__":

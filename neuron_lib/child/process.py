@@ -11,6 +11,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import IO, Final, TypeAlias
 
 import anyio
@@ -162,8 +163,10 @@ async def start_child(
     stdout: Output = subprocess.DEVNULL,
     stderr: Output = subprocess.PIPE,
     pass_fds: Sequence[int] = (),
+    directory: Path | None = None,
 ) -> Child:
-    """Start a process; the caller has to end it (`ending`). `environment` None is the one of this process.
+    """Start a process; the caller has to end it (`ending`). `environment` None is the one of this process, and so is
+    `directory` None.
 
     Raises `OSError` for a process that cannot be started; `is_exhausted` says whether that may pass. A cancellation
     during the start takes effect at the caller's next checkpoint, so that the caller always gets the process.
@@ -178,6 +181,7 @@ async def start_child(
                 env=environment,
                 start_new_session=True,
                 pass_fds=pass_fds,
+                cwd=directory,
             )
     except RuntimeError as error:  # trio starts a process from a thread
         if is_exhausted(error):

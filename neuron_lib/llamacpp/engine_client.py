@@ -296,7 +296,7 @@ class EngineClient(Engine):
 
     # ------------------------------------------------------------------------------------------------------------ end
 
-    def tell_of(self, death: Death) -> None:
+    def tell_of(self, death: Death, /) -> None:
         """See `Engine`."""
         listeners, self._listeners = self._listeners, {}
         left, self._left = self._left, {}

@@ -11,8 +11,8 @@ import anyio.to_thread
 from msgspec import structs
 
 from neuron_lib import usable_memory
-from neuron_lib.admission import AdmissionRules
-from neuron_lib.config import AdmissionConfig, LlamaCppConfig, ModelEntry
+from neuron_lib.admission.configured import admission_rules
+from neuron_lib.config import LlamaCppConfig, ModelEntry
 from neuron_lib.discovery.device_memory import DeviceMemory
 from neuron_lib.discovery.memory import read_memory_used_mb
 from neuron_lib.engine.protocol import Load
@@ -52,7 +52,7 @@ from neuron_lib.types import (
     public_id,
 )
 
-__all__ = ("LlamaCppHarness", "admission_rules", "load_command", "model_store")
+__all__ = ("LlamaCppHarness", "load_command", "model_store")
 
 logger: FieldLogger = get_logger(__name__)
 
@@ -330,19 +330,6 @@ class LlamaCppHarness:
 def _servers(load: Load) -> tuple[str, ...]:
     """The RPC servers that a load uses, each once."""
     return tuple(dict.fromkeys(device.server for device in load.rpc_devices))
-
-
-def admission_rules(config: AdmissionConfig) -> AdmissionRules:
-    """The rules that an operator has set."""
-    return AdmissionRules(
-        max_in_flight=config.max_in_flight,
-        max_queue_depth=config.max_queue_depth,
-        max_wait_s=config.max_wait_secs,
-        kv_max_wait_s=config.kv_max_wait_secs,
-        max_per_principal=config.max_per_principal,
-        anon_max_in_flight=config.anon_max_in_flight,
-        anon_max_pending=config.anon_max_pending,
-    )
 
 
 def _report_weights(report: ProgressReporter, fraction: float) -> None:

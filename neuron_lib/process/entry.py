@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from signal import Signals
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from neuron_lib.config import AdmissionConfig, HarnessEntry
 from neuron_lib.config.values import AnyPath, EnvName, PublicId, Scheme, keep_as_paths
 from neuron_lib.process.placeholders import PLACEHOLDERS, names_in, require_known
+from neuron_lib.types import SamplingParams
 from neuron_lib.types.context import Tokens
 
 __all__ = (
@@ -24,6 +25,8 @@ __all__ = (
     "StopRules",
 )
 
+_NAMES: Final = SamplingParams.__struct_fields__
+
 Format: TypeAlias = Literal["gguf", "safetensors", "file"]
 PresetName: TypeAlias = Literal["llama-server", "llama-cpp-python", "vllm", "sglang", "tabbyapi", "whisper-server"]
 _Argument: TypeAlias = Annotated[str, Meta(max_length=65_536)]
@@ -32,11 +35,12 @@ _UrlPath: TypeAlias = Annotated[
     str, Meta(pattern=r"^/[!-~]*\Z", max_length=1000, description="a path that begins with /")
 ]
 _Status: TypeAlias = Annotated[int, Meta(ge=100, le=599)]
+_Parameter: TypeAlias = Annotated[str, Meta(pattern=rf"^({'|'.join(_NAMES)})\Z", description="a parameter of sampling")]
 _Device: TypeAlias = Annotated[
     str, Meta(pattern=r"^(cpu|gpu[0-9]{1,4})\Z", description='"cpu", "gpu0", "gpu1" and so on')
 ]
 _Memory: TypeAlias = Mapping[_Device, Annotated[int, Meta(ge=0, le=1 << 30)]]
-_Capability: TypeAlias = Literal["text", "embeddings", "rerank"]
+_Capability: TypeAlias = Literal["text", "embeddings", "rerank", "tools", "reasoning"]
 
 
 class ReadyProbe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,8 +118,9 @@ class ProcessEntry(HarnessEntry, frozen=True, kw_only=True, forbid_unknown_field
 
     `memory` is what one model takes, in MiB by the name of the device; without it a model counts as a fifth more than
     its files. `context` is how many tokens prompt and reply may have together, where the program does not say it.
-    `capabilities` are what its models can do. `admission` is as that of llama.cpp. `models` has what is different for
-    single models, by their public ids.
+    `capabilities` are what its models can do. `parameters` are further parameters of sampling that the program knows by
+    our names, such as "top_k"; what a program is not known to know is refused. `admission` is as that of llama.cpp.
+    `models` has what is different for single models, by their public ids.
     """
 
     name: Scheme
@@ -126,6 +131,7 @@ class ProcessEntry(HarnessEntry, frozen=True, kw_only=True, forbid_unknown_field
     env: Mapping[EnvName, _Argument] = msgspec.field(default_factory=dict)
     pass_env: tuple[EnvName, ...] = ()
     directory: AnyPath | None = None
+    parameters: Annotated[tuple[_Parameter, ...], Meta(max_length=100)] = ()
     formats: Annotated[tuple[Format, ...], Meta(min_length=1)] | None = None
     model_name: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None
     capabilities: tuple[_Capability, ...] | None = None

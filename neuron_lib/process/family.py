@@ -16,6 +16,7 @@ _PROC: Final = Path("/proc")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _LISTENS: Final = "0A"
+_ENDED: Final = frozenset({"Z", "X"})
 _LOOPBACK: Final = frozenset({"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"})
 """127.0.0.1, ::1 and 127.0.0.1 as an address of IPv6, as the kernel writes them on a little-endian machine."""
 
@@ -102,10 +103,12 @@ def _numbers(proc: Path) -> list[int]:
 
 
 def _stat(folder: Path) -> _Stat | None:
-    """None for a process that is gone."""
+    """None for a process that has ended, also for one whose end nobody has taken note of yet."""
     try:
         # The name of the program stands in parentheses, and may have any character.
         fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        if fields[0] in _ENDED:
+            return None
         return _Stat(
             parent=int(fields[1]),
             session=int(fields[3]),

@@ -40,13 +40,13 @@ class LineBudget:
         return True
 
 
-def output_log(*, harness: str, model_id: str, pid: int, secret: str, budget: LineBudget) -> ChildLog:
-    """Logs what a program writes. The `secret` is left out of its lines."""
+def output_log(*, harness: str, model_id: str, pid: int, secret: str, admits: Callable[[], bool]) -> ChildLog:
+    """Logs what a program writes, where `admits` lets a line. The `secret` is left out of the lines."""
     return ChildLog(
         program_logger,
         fields={"model_id": model_id, "harness": harness, "pid": pid},
         clean=lambda line: line.replace(secret, "***"),
         longest_line=_LONGEST_LINE,
         loose_level=logging.INFO,
-        admits=budget.admits,
+        admits=admits,
     )

@@ -12,8 +12,15 @@ from typing import Final
 from msgspec import Struct
 
 from neuron_lib.process.entry import Format, PresetName
+from neuron_lib.upstream.api import LLAMA_SERVER, OPENAI, UpstreamApi
 
 __all__ = ("PRESETS", "UNKNOWN", "Preset")
+
+_GPU_SAMPLING: Final = {
+    **OPENAI.sampling,
+    **{name: name for name in ("top_k", "min_p", "repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos")},
+}
+"""What vLLM and SGLang know."""
 
 
 class Preset(Struct, frozen=True, kw_only=True):
@@ -31,6 +38,7 @@ class Preset(Struct, frozen=True, kw_only=True):
     capabilities: tuple[str, ...] = ("text",)
     ready_path: str = "/health"
     health_path: str = "/health"
+    api: UpstreamApi = UpstreamApi(name="unknown", max_tokens="max_tokens")
     max_in_flight: int = 8
     routes: tuple[str, ...] = ()
 
@@ -51,6 +59,8 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
             },
             env={"LLAMA_API_KEY": "{api_key}"},
             formats=("gguf",),
+            capabilities=("text", "tools"),
+            api=LLAMA_SERVER,
             max_in_flight=4,
         ),
         "llama-cpp-python": Preset(
@@ -65,6 +75,19 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
             # The list of models waits for the request that runs. This page does not.
             ready_path="/openapi.json",
             health_path="/openapi.json",
+            api=UpstreamApi(
+                name="llama-cpp-python",
+                sampling={
+                    **OPENAI.sampling,
+                    **{name: name for name in ("top_k", "min_p")},
+                    "repetition_penalty": "repeat_penalty",
+                },
+                max_tokens="max_tokens",
+                reasoning_effort=False,
+                several_prompts=False,
+                token_prompts=False,
+                choices=False,
+            ),
             max_in_flight=1,
         ),
         "vllm": Preset(
@@ -79,6 +102,15 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
             },
             env={"VLLM_API_KEY": "{api_key}"},
             pass_prefixes=("VLLM_", "TORCH_", "TRITON_", "NCCL_"),
+            api=UpstreamApi(
+                name="vllm",
+                sampling=_GPU_SAMPLING,
+                max_tokens="max_tokens",
+                grammars={"regex": "structured_outputs.regex"},
+                template_kwargs="chat_template_kwargs",
+                schema_in_completions=True,
+                suffix=False,
+            ),
             max_in_flight=64,
         ),
         "sglang": Preset(
@@ -93,6 +125,14 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
                 "tensor_parallel": ("--tp", "{tensor_parallel}"),
             },
             pass_prefixes=("SGLANG_", "TORCH_", "TRITON_", "NCCL_"),
+            api=UpstreamApi(
+                name="sglang",
+                sampling=_GPU_SAMPLING,
+                max_tokens="max_tokens",
+                grammars={"regex": "regex"},
+                template_kwargs="chat_template_kwargs",
+                suffix=False,
+            ),
             max_in_flight=64,
         ),
         "tabbyapi": Preset(
@@ -102,6 +142,16 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
             ),
             options={"n_ctx": ("--max-seq-len", "{n_ctx}")},
             model_name="{path_name}",
+            api=UpstreamApi(
+                name="tabbyapi",
+                sampling={
+                    **OPENAI.sampling,
+                    **{name: name for name in ("top_k", "min_p", "repetition_penalty")},
+                },
+                max_tokens="max_tokens",
+                reasoning_effort=False,
+                suffix=False,
+            ),
         ),
         "whisper-server": Preset(
             command=(

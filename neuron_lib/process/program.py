@@ -5,16 +5,22 @@ from pathlib import Path
 from typing import Final, Self
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from neuron_lib.config import AdmissionConfig, ModelEntry
 from neuron_lib.errors import LoadFailed
 from neuron_lib.process.entry import Format, HealthProbe, ProcessEntry, ProcessModel, ReadyProbe
 from neuron_lib.process.placeholders import fill, names_in
 from neuron_lib.process.presets import PRESETS, UNKNOWN, Preset
+from neuron_lib.types import ModelLimit
+from neuron_lib.upstream.api import UpstreamApi
+from neuron_lib.upstream.engine import UpstreamFacts
 
 __all__ = ("HOST", "Program", "Where")
 
 HOST: Final = "127.0.0.1"
+_ABILITIES: Final = frozenset({"tools", "reasoning"})
+"""Words among the capabilities that are facts of their own in the list of models."""
 _SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "n_ctx": ("n_ctx", "n_ctx_total"),
     "chat_template": ("chat_template",),
@@ -81,12 +87,23 @@ class Program(Struct, frozen=True, kw_only=True):
         """Whether the command names the files of the model, so that they have to be here."""
         return bool(names_in(self._all_texts(self.of_model(model_id))) & {"path", "path_folder", "path_name"})
 
-    def capabilities(self, model_id: str) -> tuple[str, ...]:
-        """What the model can do."""
-        for stated in (self.of_model(model_id).capabilities, self.entry.capabilities):
-            if stated is not None:
-                return stated
-        return self.preset.capabilities
+    def facts(self, model_id: str, *, limit: ModelLimit | None = None) -> UpstreamFacts:
+        """What is known of the model before its program runs. `limit` is that of a request."""
+        stated = (self.of_model(model_id).capabilities, self.entry.capabilities, self.preset.capabilities)
+        able = next(each for each in stated if each is not None)
+        return UpstreamFacts(
+            api=self.api,
+            capabilities=tuple(each for each in able if each not in _ABILITIES),
+            limit=limit,
+            tool_call="tools" in able,
+            reasoning="reasoning" in able,
+        )
+
+    @property
+    def api(self) -> UpstreamApi:
+        """What the program understands."""
+        more = {name: name for name in self.entry.parameters}
+        return replace(self.preset.api, sampling={**self.preset.api.sampling, **more})
 
     def context(self, model_id: str, model: ModelEntry) -> int | None:
         """How many tokens a prompt and its reply may have together, as far as the configuration says it."""
@@ -161,9 +178,10 @@ class Program(Struct, frozen=True, kw_only=True):
         texts = self._env(self.of_model(model_id))
         return dict(zip(texts, self._filled([*texts.values()], values, model_id), strict=True))
 
-    def stop_command(self, values: Mapping[str, str], *, model_id: str, pid: int) -> tuple[str, ...]:
+    def stop_command(self, values: Mapping[str, str], where: Where, pid: int, *, model_id: str) -> tuple[str, ...]:
         """The command that ends the program. Empty where a signal does."""
-        return self._filled([*self.entry.stop.command], {**values, "pid": str(pid)}, model_id)
+        known = {**values, **_listening(where), "pid": str(pid)}
+        return self._filled([*self.entry.stop.command], known, model_id)
 
     # ------------------------------------------------------------------------------------------------------- parts
 

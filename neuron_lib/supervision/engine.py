@@ -32,7 +32,7 @@ class Engine(ABC):
         """Wait until it serves. Raises `LoadFailed`, or `SourceUnavailable` if another try may help."""
 
     @abstractmethod
-    def tell_of(self, death: Death) -> None:
+    def tell_of(self, death: Death, /) -> None:
         """Tell all who wait for the engine that it has ended. Called once, when `death` is set. Must not wait."""
 
     async def wait_dead(self) -> Death:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from neuron_lib.admission.configured import admission_rules
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig, load_config
 from neuron_lib.llamacpp.backend import LLAMACPP
-from neuron_lib.llamacpp.harness import admission_rules
 from neuron_lib.types import ModelLoad
 from tests.documents import blocks
 from tests.patience import PATIENCE_S
