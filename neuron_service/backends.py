@@ -13,6 +13,7 @@ from neuron_lib.backend import Backend
 from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.logs import get_logger
 from neuron_lib.process.backend import PROCESS
+from neuron_lib.remote.backend import REMOTE
 from neuron_lib.shown import brief
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ GROUP: Final = "neuron.harnesses"
 
 
 def offered(
-    plugins: "Iterable[EntryPoint]", *, own: tuple[Backend[Any], ...] = (LLAMACPP, PROCESS)
+    plugins: "Iterable[EntryPoint]", *, own: tuple[Backend[Any], ...] = (LLAMACPP, PROCESS, REMOTE)
 ) -> tuple[Backend[Any], ...]:
     """The backends in `own`, and then those that `plugins` lead to, by the names of the entry points.
 
