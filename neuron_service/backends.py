@@ -17,6 +17,7 @@ from neuron_lib.errors import cause_chain
 from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.logs import get_logger
 from neuron_lib.process.backend import PROCESS
+from neuron_lib.remote.backend import REMOTE
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -31,7 +32,7 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 def offered(
-    plugins: "Iterable[EntryPoint]", *, own: tuple[Backend[Any], ...] = (LLAMACPP, PROCESS)
+    plugins: "Iterable[EntryPoint]", *, own: tuple[Backend[Any], ...] = (LLAMACPP, PROCESS, REMOTE)
 ) -> tuple[Backend[Any], ...]:
     """The backends in `own`, and then those that `plugins` lead to, by the names of the entry points.
 

@@ -31,7 +31,7 @@ from neuron_lib.sources.store import LocalModel, ModelStore
 from neuron_lib.supervision.restart_policy import RestartPolicy
 from neuron_lib.supervision.supervisor import EngineStarter, supervise
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec, public_id, take_apart
-from neuron_lib.upstream.engine import UpstreamFacts
+from neuron_lib.upstream.facts import UpstreamFacts
 from neuron_lib.upstream.model import UpstreamModel
 
 __all__ = ("ProcessHarness",)

@@ -14,7 +14,7 @@ from neuron_lib.process.placeholders import fill, names_in
 from neuron_lib.process.presets import PRESETS, UNKNOWN, Preset
 from neuron_lib.types import ModelLimit
 from neuron_lib.upstream.api import UpstreamApi
-from neuron_lib.upstream.engine import UpstreamFacts
+from neuron_lib.upstream.facts import UpstreamFacts
 
 __all__ = ("HOST", "Program", "Where")
 

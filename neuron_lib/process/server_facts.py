@@ -9,7 +9,7 @@ import msgspec
 from neuron_lib.types import ModelLimit
 from neuron_lib.upstream.client import Unreachable, UpstreamClient
 from neuron_lib.upstream.connection import ConnectionLost
-from neuron_lib.upstream.engine import UpstreamFacts
+from neuron_lib.upstream.facts import UpstreamFacts
 
 __all__ = ("context_in", "limit_of", "read_facts")
 

@@ -28,7 +28,7 @@ from neuron_lib.supervision.engine import Engine
 from neuron_lib.upstream.address import UpstreamAddress
 from neuron_lib.upstream.client import Unreachable, UpstreamClient
 from neuron_lib.upstream.connection import ConnectionLost
-from neuron_lib.upstream.engine import UpstreamFacts
+from neuron_lib.upstream.facts import UpstreamFacts
 
 __all__ = ("Launch", "PortTaken", "ServerProcess", "open_server")
 

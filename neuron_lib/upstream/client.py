@@ -22,12 +22,10 @@ from neuron_lib.upstream.address import UpstreamAddress
 from neuron_lib.upstream.connection import Connection, ConnectionLost, Head
 from neuron_lib.upstream.unix_stream import connect_unix
 
-__all__ = ("HOPS_HEADER", "Exchange", "Unreachable", "UpstreamClient", "UpstreamLimits")
+__all__ = ("Exchange", "Unreachable", "UpstreamClient", "UpstreamLimits")
 
 T = TypeVar("T")
 
-HOPS_HEADER: Final = "x-neuron-hops"
-"""How many hosts have passed a request on. A host that is asked for a request with too many of them refuses it."""
 _MOST_IDLE: Final = 32
 _IDLE_S: Final = 4.0
 """A connection that is idle for longer is not used again. Some servers close idle connections after 5 s."""
@@ -64,6 +62,8 @@ class Exchange:
         self._client = client
         self._connection = connection
         self._until_s = until_s
+        self._is_waiting = False
+        client._exchanges.add(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,12 +80,18 @@ class Exchange:
         """
         limits = self._client.limits
         left_s = max(0.0, self._until_s - anyio.current_time())
+        self._is_waiting = True
         try:
             piece = await self._client.within(min(limits.silence_s, left_s), self._connection.receive)
         except TimeoutError:
             if left_s <= limits.silence_s:
                 raise ConnectionLost(f"the reply took longer than {limits.reply_s:g} s") from None
             raise ConnectionLost(f"the server was silent for {limits.silence_s:g} s") from None
+        except ConnectionLost:
+            await self._connection.aclose()
+            raise
+        finally:
+            self._is_waiting = False
         self._client.received += 0 if piece is None else len(piece)
         return piece
 
@@ -106,8 +112,14 @@ class Exchange:
 
     async def aclose(self) -> None:
         """Hang up, or keep the connection for the next request if the answer is at its end."""
+        self._client._exchanges.discard(self)
         with anyio.CancelScope(shield=True):
             await self._client._put_away(self._connection)
+
+    async def hang_up(self) -> None:
+        """Close the connection of an exchange that nobody waits for now. Whoever waits closes it."""
+        if not self._is_waiting:
+            await self._connection.aclose()
 
 
 class UpstreamClient:
@@ -128,6 +140,7 @@ class UpstreamClient:
         self.received = 0
         self._tls: Final = tls
         self._idle: Final[deque[tuple[float, Connection]]] = deque()
+        self._exchanges: Final[set[Exchange]] = set()
         self._scopes: Final[set[anyio.CancelScope]] = set()
         self._is_closed = False
 
@@ -177,6 +190,8 @@ class UpstreamClient:
     async def aclose(self) -> None:
         """Break off all requests, and hang up everywhere."""
         self.abandon()
+        for exchange in tuple(self._exchanges):
+            await exchange.hang_up()
         while self._idle:
             await self._idle.pop()[1].aclose()
 

@@ -1,32 +1,14 @@
-"""The server of a model as an engine: what a backend says about how it lives and dies, and what its model is."""
+"""The server of a model as an engine: what a backend says about how it lives and dies."""
 
 from abc import abstractmethod
 from typing import Final
 
-from msgspec import Struct
-
 from neuron_lib.supervision.death import Death
 from neuron_lib.supervision.engine import Engine
-from neuron_lib.types import ModelLimit
-from neuron_lib.upstream.api import OPENAI, UpstreamApi
 from neuron_lib.upstream.client import UpstreamClient
+from neuron_lib.upstream.facts import UpstreamFacts
 
-__all__ = ("UpstreamEngine", "UpstreamFacts")
-
-
-class UpstreamFacts(Struct, frozen=True, kw_only=True):
-    """What a model is, as its server says or the configuration. `api` is what the server understands.
-
-    No `capabilities` mean that nobody knows them: then every task is passed on. The other fields are those of
-    `ModelInfo`.
-    """
-
-    api: UpstreamApi = OPENAI
-    capabilities: tuple[str, ...] = ()
-    limit: ModelLimit | None = None
-    tool_call: bool = False
-    tool_format: str | None = None
-    reasoning: bool = False
+__all__ = ("UpstreamEngine",)
 
 
 class UpstreamEngine(Engine):

@@ -39,9 +39,10 @@ from neuron_lib.types import (
 )
 from neuron_lib.upstream.answers import MAX_ANSWER_BYTES, events_of
 from neuron_lib.upstream.bodies import UpstreamCall, call_of, guessed_prompt_tokens, refuse_if_impossible
-from neuron_lib.upstream.client import HOPS_HEADER, Exchange, Unreachable
+from neuron_lib.upstream.client import Exchange, Unreachable
 from neuron_lib.upstream.connection import ConnectionLost
 from neuron_lib.upstream.engine import UpstreamEngine
+from neuron_lib.upstream.hops import HOPS_HEADER
 from neuron_lib.upstream.reading import ReplyReading
 from neuron_lib.upstream.refusals import refusal_of
 from neuron_lib.upstream.seats import Seats

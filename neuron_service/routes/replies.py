@@ -11,6 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 from msgspec.structs import replace
 
+from neuron_lib.upstream.hops import HOPS_HEADER, read_hops
 from neuron_lib.wire.dialect import Dialect
 from neuron_service.answers import StreamedAnswer, WholeAnswer
 from neuron_service.dialects import ERROR_SHAPE
@@ -32,7 +33,8 @@ def reply_route(dialect: Dialect) -> HTTPRouteHandler:
         exchange = exchange_of(request.scope)
         decoded = decode(body, headers=request.headers, principal=exchange.principal)
         exchange.model_id = host.meant_id(decoded.task.model_id)
-        task = replace(decoded.task, request_id=exchange.request_id, model_id=exchange.model_id)
+        hops = read_hops(request.headers.get(HOPS_HEADER))
+        task = replace(decoded.task, request_id=exchange.request_id, model_id=exchange.model_id, hops=hops)
         reply = host.registry.run(task, on_account=exchange.take)
         unique, created = secrets.token_hex(12), int(time.time())
         if decoded.stream:

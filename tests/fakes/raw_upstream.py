@@ -12,7 +12,8 @@ from anyio.abc import ByteStream
 
 from neuron_lib.upstream.address import UpstreamAddress
 from neuron_lib.upstream.client import UpstreamClient, UpstreamLimits
-from neuron_lib.upstream.engine import UpstreamEngine, UpstreamFacts
+from neuron_lib.upstream.engine import UpstreamEngine
+from neuron_lib.upstream.facts import UpstreamFacts
 from neuron_lib.upstream.unix_stream import UnixStream
 
 __all__ = ("Answer", "Life", "Lives", "RawUpstream", "answer", "raw_upstream", "sse")

@@ -39,7 +39,7 @@ from neuron_lib.types import (
     Usage,
 )
 from neuron_lib.upstream.client import UpstreamLimits
-from neuron_lib.upstream.engine import UpstreamFacts
+from neuron_lib.upstream.facts import UpstreamFacts
 from neuron_lib.upstream.model import UpstreamModel
 from tests.fakes.raw_upstream import Answer, Life, Lives, RawUpstream, answer, raw_upstream, sse
 
