@@ -1,7 +1,7 @@
 """A fleet in simulated time: clients, a gateway, hosts, and what goes wrong with them."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from typing import Any, Final, Literal
 
@@ -90,7 +90,11 @@ class _Exchange:
         self._reply_id: Final = next(fleet.tokens)
         self._view: View | None = None
         self.seen: Final = Seen(
-            sent_s=fleet.agenda.now_s, prompt_tokens=len(self._prompt), reply_tokens=turn.reply, turn=index
+            sent_s=fleet.agenda.now_s,
+            prompt_tokens=len(self._prompt),
+            reply_tokens=turn.reply,
+            caller=talk.caller,
+            turn=index,
         )
         fleet.seen.append(self.seen)
         self._send()
@@ -161,9 +165,9 @@ class _Exchange:
 
 
 class Fleet:
-    """All parts of one simulation, put together."""
+    """All parts of one simulation, put together. `talks` come instead of the conversations of the plan."""
 
-    def __init__(self, plan: Plan, *, seed: int) -> None:
+    def __init__(self, plan: Plan, *, seed: int, talks: Iterable[Conversation] | None = None) -> None:
         self.plan: Final = plan
         self.agenda: Final = Agenda()
         self.tokens: Final = count(1)
@@ -186,7 +190,9 @@ class Fleet:
         self.gateway: Final = Gateway(
             self.agenda, self.hosts, policy=plan.policy, polls=plan.polls, random=np.random.default_rng([seed, 101])
         )
-        self._talks: Final = conversations(plan.traffic, seed=seed, until_s=plan.seconds)
+        self._talks: Final = iter(
+            conversations(plan.traffic, seed=seed, until_s=plan.seconds) if talks is None else talks
+        )
         self._next_talk()
         for fault in plan.faults:
             self.agenda.at(fault.at_s, lambda fault=fault: self._befall(fault))

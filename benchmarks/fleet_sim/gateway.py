@@ -42,8 +42,8 @@ _POINTS: Final = 64
 
 
 class PollRules(Struct, frozen=True, kw_only=True):
-    """How a gateway polls: it sleeps `pause_s` between two rounds. A host that answers takes `each_s`, and one that does
-    not takes `dead_s`. A gateway with `is_parallel` asks all hosts at the same time.
+    """How a gateway polls: it sleeps `pause_s` between two rounds. A host that answers takes `each_s`, and one that
+    does not takes `dead_s`. A gateway with `is_parallel` asks all hosts at the same time.
     """
 
     pause_s: float = 10.0

@@ -40,8 +40,7 @@ def decode_rows(lab: Lab, *, rounds: int) -> list[tuple[int, int, float]]:
     for held in HELD:
         lab.fill(max(SEQUENCES), held)
         for sequences in SEQUENCES:
-            shortest_s = min(lab.step(range(sequences)) for _ in range(rounds))
-            rows.append((sequences, held, shortest_s))
+            rows.append((sequences, held, min(lab.step(range(sequences)) for _ in range(rounds))))
             for seq_id in range(sequences):
                 lab.memory.truncate(seq_id, held)
         for seq_id in range(max(SEQUENCES)):
@@ -54,10 +53,11 @@ def prefill_rows(lab: Lab, *, rounds: int) -> tuple[list[tuple[int, float]], flo
     rows, whole_s = [], 0.0
     for start in STARTS:
         times = []
+        lab.memory.clear(0)
+        lab.read(0, start)
         for _ in range(rounds):
-            lab.memory.clear(0)
-            lab.read(0, start)
             times.append(lab.read(0, READ))
+            lab.memory.truncate(0, start)
         whole_s = whole_s or min(times)
         rows.append((start + READ // 2, min(times) / READ))
     quarters = []
@@ -120,6 +120,18 @@ def measured(path: Path, *, name: str, threads: int, rounds: int, load_s: float)
     )
 
 
+def merged(times: StepTimes, former: StepTimes) -> StepTimes:
+    """The shorter time of two tables in each row, for a machine that is never quiet for long."""
+    return msgspec.structs.replace(
+        times,
+        origin=f"{times.origin}; the shorter time in each row, together with those {former.origin}",
+        decode=tuple((*row[:2], min(row[2], old[2])) for row, old in zip(times.decode, former.decode, strict=True)),
+        prefill=tuple((at, min(s, old)) for (at, s), (_, old) in zip(times.prefill, former.prefill, strict=True)),
+        moves=tuple((at, min(s, old)) for (at, s), (_, old) in zip(times.moves, former.moves, strict=True)),
+        piece_s=max(times.piece_s, former.piece_s),
+    )
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,9 +141,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cpu_count())
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--load-s", type=float, default=1.0, help="seconds from a start to the first request")
+    parser.add_argument("--merge", type=Path, metavar="FILE", help="a table from before, whose shorter times are kept")
     options = parser.parse_args()
     path = options.model or (joined_model("gemma", options.gemma) if options.gemma else model_path())
     times = measured(path, name=options.name, threads=options.threads, rounds=options.rounds, load_s=options.load_s)
+    if options.merge is not None:
+        times = merged(times, msgspec.json.decode(options.merge.read_bytes(), type=StepTimes))
     print(json.dumps(msgspec.to_builtins(_rounded(times))))
 
 

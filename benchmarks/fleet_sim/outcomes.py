@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from msgspec import Struct
 
-__all__ = ("Gaps", "Seen", "percentiles", "summary")
+__all__ = ("Gaps", "Seen", "of_callers", "percentiles", "summary")
 
 _GAP_STEP: Final = 1.02
 """Two gaps that differ by less than 2 % count as equal."""
@@ -22,6 +22,7 @@ class Seen(Struct, kw_only=True):
     sent_s: float
     prompt_tokens: int
     reply_tokens: int
+    caller: str = ""
     turn: int = 0
     host: int = -1
     attempts: int = 1
@@ -103,6 +104,18 @@ def summary(
         "most_to_mean": round(max(loads.values(), default=0) * len(busy) / max(1, loads.total()), 2),
         "steps": steps,
     }
+
+
+def of_callers(seen: Sequence[Seen], *, from_s: float, greedy: str) -> dict[str, Any]:
+    """How the caller `greedy` fared, and how all others did together."""
+    found: dict[str, Any] = {}
+    for who in ("greedy", "others"):
+        own = [each for each in seen if each.sent_s >= from_s and (each.caller == greedy) == (who == "greedy")]
+        p50, p99 = percentiles((each.first_token_s - each.sent_s for each in own if each.first_token_s), 0.5, 0.99)
+        found[f"{who}_requests"] = len(own)
+        found[f"{who}_failed"] = round(sum(bool(each.refusal) for each in own) / max(1, len(own)), 4)
+        found[f"{who}_first_token_p50_ms"], found[f"{who}_first_token_p99_ms"] = _ms(p50), _ms(p99)
+    return found
 
 
 def _ms(seconds: float | None) -> float | None:

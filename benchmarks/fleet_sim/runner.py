@@ -9,15 +9,19 @@ from neuron_lib.engine.step import Copy, Drop, Edit, Restore, Rewind, Save, Step
 
 __all__ = ("SimulatedRunner",)
 
+_SOME_TOKEN: Final = 1000
+
 
 class SimulatedRunner:
-    """Knows how many tokens each slot holds, as the memory of a model does. `replies` has the token of each request.
+    """Knows how many tokens each slot holds, as the memory of a model does.
 
-    `shares` says whether a copy from slot to slot takes no time.
+    `replies` has the token of each request, and each of these tokens has the text `piece`. `shares` says whether a copy
+    from slot to slot takes no time.
     """
 
-    def __init__(self, times: StepTimes, *, cells: CellAccount, seats: int, shares: bool) -> None:
+    def __init__(self, times: StepTimes, *, cells: CellAccount, seats: int, shares: bool, piece: bytes = b"") -> None:
         self.replies: Final[dict[int, int]] = {}
+        self._piece: Final = piece
         self._times: Final = times
         self._cells: Final = cells
         self._shares: Final = shares
@@ -43,7 +47,8 @@ class SimulatedRunner:
                 self._cells.extend(chunk.seq_id, times - 1)
             self._held[chunk.seq_id] = chunk.position + len(chunk.tokens) + times - 1
             if chunk.wants_logits:
-                sampled.append((Sampled(self.replies[chunk.sequence.request], b""),) * times)
+                token = self.replies.get(chunk.sequence.request, _SOME_TOKEN)
+                sampled.append((Sampled(token, self._piece),) * times)
         return StepResult(
             sampled=tuple(sampled), duration_s=each_s, kept=tuple(self._kept), moved=self._moved, move_s=self._move_s
         )
