@@ -29,12 +29,14 @@ class Retries(Struct, frozen=True, kw_only=True):
     """How often a client sends a refused request again, and when.
 
     It waits for Retry-After if that is `longest_s` at most and `heeds` is true, and else `first_s`, twice that the next
-    time, `most_s` at most, less up to a quarter at random. The defaults are those of OpenAI's Python client.
+    time, `most_s` at most, less up to a quarter at random. With `gives_up` a longer Retry-After is the end. The
+    defaults are those of OpenAI's Python client 3.57.
     """
 
     times: int = 2
     heeds: bool = True
-    longest_s: float = 60.0
+    longest_s: float = 120.0
+    gives_up: bool = True
     first_s: float = 0.5
     most_s: float = 8.0
 
@@ -154,12 +156,14 @@ class _Exchange:
         fleet, seen, rules = self._fleet, self.seen, self._fleet.plan.retries
         seen.refusals += 1
         fleet.refusals[reason] += 1
-        if seen.attempts > rules.times:
+        heeded_s = float(retry_after_s) if rules.heeds and retry_after_s is not None and retry_after_s > 0 else None
+        is_too_long = heeded_s is not None and heeded_s > rules.longest_s
+        if seen.attempts > rules.times or (is_too_long and rules.gives_up):
             seen.refusal = reason
             return
         wait_s = min(rules.most_s, rules.first_s * 2 ** (seen.attempts - 1)) * (1 - 0.25 * fleet.random.random())
-        if rules.heeds and retry_after_s is not None and 0 < retry_after_s <= rules.longest_s:
-            wait_s = retry_after_s
+        if heeded_s is not None and not is_too_long:
+            wait_s = heeded_s
         seen.attempts += 1
         fleet.agenda.after(wait_s, self._send)
 

@@ -1,6 +1,7 @@
 """Measures the times of `step_times` on this machine.
 
-    python -m benchmarks.fleet_sim.measure [--model FILE | --gemma FOLDER] [--name NAME] [--rounds N]
+    python -m benchmarks.fleet_sim.measure [--model FILE | --gemma FOLDER] [--name NAME] [--rounds N] [--merge FILE]
+    python -m benchmarks.fleet_sim.measure --from-lines FILE        # a table from lines of benchmarks.kv_layout
 
 Prints one line of JSON, a `StepTimes` with the circumstances and the load of the machine. Each time is the shortest of
 many, because other programs can only make a step longer. So the table says what the machine can do while it is quiet.
@@ -10,8 +11,9 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -29,6 +31,8 @@ STARTS: Final = (0, 512, 1024, 1536)
 READ: Final = 256
 MOVED: Final = (128, 512, 1024, 1856)
 N_CTX: Final = 2048
+PIECE_S: Final = 0.004
+"""Seconds of a piece of a prompt before its first token: `benchmarks/README.md`, where neuron is slower."""
 OUTSIDE_S: Final = 0.0003
 """Seconds of a step outside of libllama, and for each sequence: `benchmarks/README.md`, default sampling."""
 OUTSIDE_EACH_S: Final = 0.00009
@@ -120,6 +124,38 @@ def measured(path: Path, *, name: str, threads: int, rounds: int, load_s: float)
     )
 
 
+def from_lines(lines: Iterable[Mapping[str, Any]], *, name: str, source: str) -> StepTimes:
+    """The table in the lines of `benchmarks.kv_layout`, for cells of its own for each sequence."""
+    found = list(lines)
+    speeds = [line for line in found if line["bench"] == "kv_layout"]
+    copies = [line for line in found if line["bench"] == "kv_moves"]
+    decode = [
+        (line["sequences"], line["tokens"], line["sequences"] / line["decode_tok_s"]["per_sequence"]) for line in speeds
+    ]
+    prefill = [
+        (line["tokens"] - min(READ, line["tokens"]) // 2, 1 / line["prefill_tok_s"]["per_sequence"] - PIECE_S / READ)
+        for line in speeds
+        if line["sequences"] == 1
+    ]
+    about = found[0]
+    return StepTimes(
+        name=name,
+        origin=(
+            f"measured on {about['date']} by benchmarks.kv_layout ({source}): {about['model']}, {about['cpu']}, "
+            f"{about['cpus']} CPUs, {about['threads']} threads, llama-cpp-python {about['llama_cpp_python']}, medians "
+            "of rounds at a low load"
+        ),
+        is_assumed=False,
+        decode=tuple(sorted(decode)),
+        prefill=tuple(sorted(prefill)),
+        moves=tuple((line["tokens"], line["copy_per_sequence_ms"] / 1000) for line in copies),
+        piece_s=PIECE_S,
+        outside_s=OUTSIDE_S,
+        outside_each_s=OUTSIDE_EACH_S,
+        cell_bytes=copies[0]["state_bytes"] // copies[0]["tokens"],
+    )
+
+
 def merged(times: StepTimes, former: StepTimes) -> StepTimes:
     """The shorter time of two tables in each row, for a machine that is never quiet for long."""
     return msgspec.structs.replace(
@@ -141,8 +177,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cpu_count())
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--load-s", type=float, default=1.0, help="seconds from a start to the first request")
+    parser.add_argument("--from-lines", type=Path, metavar="FILE", help="lines of benchmarks.kv_layout; nothing is run")
     parser.add_argument("--merge", type=Path, metavar="FILE", help="a table from before, whose shorter times are kept")
     options = parser.parse_args()
+    if options.from_lines is not None:
+        lines = map(json.loads, options.from_lines.read_text(encoding="utf-8").splitlines())
+        times = from_lines(lines, name=options.name, source=options.from_lines.name)
+        print(json.dumps(msgspec.to_builtins(_rounded(times))))
+        return
     path = options.model or (joined_model("gemma", options.gemma) if options.gemma else model_path())
     times = measured(path, name=options.name, threads=options.threads, rounds=options.rounds, load_s=options.load_s)
     if options.merge is not None:

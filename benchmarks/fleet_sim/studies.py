@@ -22,10 +22,9 @@ __all__ = ("STUDIES", "Row", "Size")
 Row: TypeAlias = dict[str, Any]
 
 CPU: Final = "smollm2-135m"
-_N_CTX: Final = {CPU: 2048, "gemma-3-270m": 2048, "card-8b": 8192, "server-70b": 8192}
+_N_CTX: Final = {CPU: 2048, "card-8b": 8192, "server-70b": 8192}
 _LENGTHS: Final[Mapping[str, dict[str, Lengths]]] = {
     CPU: shapes.SHORT,
-    "gemma-3-270m": shapes.SHORT,
     "card-8b": shapes.CHAT,
     "server-70b": shapes.CHAT,
 }
@@ -80,7 +79,7 @@ def capacity(machine: str, seats: int = 8) -> float:
 
 def saturation(size: Size) -> Iterator[Row]:
     """What clients see of one host with the defaults, from half of what it can do to one and a half."""
-    for machine in (CPU, "gemma-3-270m", "card-8b", "server-70b"):
+    for machine in (CPU, "card-8b", "server-70b"):
         for share in (0.5, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5):
             plan = plan_of(machine, share * capacity(machine), seconds=2 * size.seconds, warm_up_s=size.warm_up_s)
             yield {"machine": machine, "offered": share} | simulate(plan, seed=size.seed)
@@ -173,6 +172,27 @@ def cells(size: Size) -> Iterator[Row]:
         yield row | simulate(plan, seed=size.seed)
 
 
+def retry_after(size: Size) -> Iterator[Row]:
+    """The Retry-After of a full line, which is 2 s for each place and two more, and clients that heed it or do not."""
+    clients = {
+        "no retries": _NO_RETRIES,
+        "as OpenAI's client": Retries(),
+        "heeds 60 s at most": Retries(longest_s=60.0, gives_up=False),
+        "heeds nothing": Retries(heeds=False),
+    }
+    for depth, (client, retries), share in product((28, 32), clients.items(), (0.7, 0.9)):
+        plan = plan_of(
+            "card-8b",
+            share * capacity("card-8b"),
+            config=config_of("card-8b", admission=AdmissionConfig(max_queue_depth=depth)),
+            retries=retries,
+            seconds=4 * size.seconds,
+            warm_up_s=size.warm_up_s,
+        )
+        row = {"max_queue_depth": depth, "retry_after_s": 2 * (depth + 1), "client": client, "offered": share}
+        yield row | simulate(plan, seed=size.seed)
+
+
 # ------------------------------------------------------------------------------------------------------------ the fleet
 
 
@@ -189,6 +209,21 @@ def policies(size: Size) -> Iterator[Row]:
             policy=policy,
             seconds=size.fleet_seconds[hosts],
             warm_up_s=20.0,
+        )
+        yield {"hosts": hosts, "policy": policy} | simulate(plan, seed=size.seed)
+
+
+def replicas(size: Size) -> Iterator[Row]:
+    """How few replicas already suffer from numbers that are ten seconds old."""
+    rules: tuple[Policy, ...] = ("least-busy", "round-robin", "least-open")
+    for hosts, policy in product((1, 2, 3, 5), rules):
+        plan = plan_of(
+            "card-8b",
+            0.6 * capacity("card-8b") * hosts,
+            hosts=hosts,
+            policy=policy,
+            seconds=size.seconds,
+            warm_up_s=size.warm_up_s / 2,
         )
         yield {"hosts": hosts, "policy": policy} | simulate(plan, seed=size.seed)
 
@@ -323,8 +358,10 @@ STUDIES: Final[Mapping[str, Callable[[Size], Iterator[Row]]]] = {
     "queue": queue,
     "target-step": target_step,
     "principals": principals,
+    "retry-after": retry_after,
     "cells": cells,
     "policies": policies,
+    "replicas": replicas,
     "staleness": staleness,
     "prefixes": prefixes,
     "host-memory": host_memory,
