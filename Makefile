@@ -21,7 +21,8 @@ DMYPY_STATUS := .mypy_cache/daemon.json
 DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install deploy clean format check check-fast test test-faults test-devices test-examples test-clients soak soak-demand pictures bench
+.PHONY: help run install deploy clean format check check-fast test test-faults test-devices test-examples test-clients test-fleet
+.PHONY: soak soak-demand pictures bench
 .PHONY: dist deb test-packages docs changelog release release-check lock
 .DELETE_ON_ERROR:
 
@@ -88,7 +89,8 @@ test: check ## all checks and all tests (ARGS=… for pytest)
 ifeq ($(strip $(ARGS)),)
 	@failed=; \
 	$(PYTEST) -m "not process" -n logical --maxprocesses 8 || failed="$$failed, the tests that start no process"; \
-	$(PYTEST) -m "process and not faults and not packages and not devices" -n 2 --dist loadfile --no-loadscope-reorder || \
+	$(PYTEST) -m "process and not faults and not packages and not devices and not fleet" -n 2 --dist loadfile \
+		--no-loadscope-reorder || \
 		failed="$$failed, the tests that start a process"; \
 	$(PYTEST) -m faults -n 2 || failed="$$failed, the fault suite"; \
 	test -z "$$failed" || { echo "failed: $${failed#, }" >&2; exit 1; }
@@ -113,6 +115,9 @@ test-clients: install ## real clients, each in its own environment, and a table;
 pictures: install ## the pictures in docs/images, made anew: of the page in Chromium, and of the command
 	@$(BIN)/python -m tests.page.pictures
 	@$(BIN)/python -m tests.service.cli.pictures
+
+test-fleet: install ## real LiteLLM and Ray around real hosts, each in its own environment; fetches; not part of `test`
+	$(PYTEST) -m fleet -s $(ARGS)
 
 soak: install ## mixed traffic and faults for SOAK_MINUTES (20), and a report; not part of `test`
 	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
@@ -232,5 +237,6 @@ lock: $(STAMPS)/venv ## resolve requirements/*.txt again
 	$(COMPILE) pyproject.toml --extra service --extra bench -c requirements/dev.txt -o requirements/bench.txt
 	$(COMPILE) requirements/demo.in --no-deps -o requirements/demo.txt
 	$(COMPILE) requirements/test-models.in --no-deps -o requirements/test-models.txt
-	for list in requirements/clients/*.in; do $(COMPILE) $$list -o $${list%.in}.txt || exit; done
+	for list in requirements/clients/*.in requirements/fleet/litellm-proxy.in; do $(COMPILE) $$list -o $${list%.in}.txt || exit; done
+	$(COMPILE) requirements/fleet/ray.in -c requirements/runtime.txt -o requirements/fleet/ray.txt
 	$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt

@@ -33,7 +33,7 @@ THREAD_LIMIT = "OMP_THREAD_LIMIT"
 the threads of several engines would wait for each other. The fault suite has no such limit (tests/faults/conftest.py).
 """
 
-PROCESS_MARKERS = ("devices", "faults", "model", "packages", "system")
+PROCESS_MARKERS = ("devices", "faults", "fleet", "model", "packages", "system")
 
 # No deadline: the time that an example takes says more about the machine than about the code.
 IN_CI = "CI" in os.environ

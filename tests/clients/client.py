@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-__all__ = ("FEATURES", "LOCKS", "Client", "Outcome", "drive", "installed", "versions")
+__all__ = ("FEATURES", "LOCKS", "Client", "Outcome", "drive", "install_python", "installed", "versions")
 
 _DRIVERS: Final = Path(__file__).with_name("drivers")
 LOCKS: Final = Path(__file__).parents[2] / "requirements" / "clients"
@@ -87,7 +87,7 @@ def installed(client: Client, folder: Path) -> list[str]:
     lock = LOCKS / client.lock / "package-lock.json" if client.is_npm else LOCKS / f"{client.lock}.txt"
     stamp, wanted = folder / "installed", hashlib.sha256(lock.read_bytes()).hexdigest()
     if not stamp.exists() or stamp.read_text() != wanted:
-        (_install_npm if client.is_npm else _install_python)(lock, folder)
+        (_install_npm if client.is_npm else install_python)(lock, folder)
         stamp.write_text(wanted)
     if not client.is_npm:
         return [str(folder / "bin" / "python"), str(_DRIVERS / client.driver)]
@@ -98,7 +98,11 @@ def installed(client: Client, folder: Path) -> list[str]:
     return ["node", str(folder.absolute() / client.driver)]
 
 
-def _install_python(lock: Path, folder: Path) -> None:
+def install_python(lock: Path, folder: Path) -> None:
+    """Make a new environment in `folder` with the packages of the lock, and nothing else.
+
+    Raises `subprocess.CalledProcessError` where the package registry or the lock refuses.
+    """
     venv.create(folder, clear=True, with_pip=False)
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "--quiet", "--no-input"]
     command = [*pip, "--disable-pip-version-check", "install", "--require-hashes", "--no-deps", "-r", str(lock)]
