@@ -24,9 +24,10 @@ from neuron_lib.config import LlamaCppConfig, load_config
 from neuron_lib.engine.protocol import Load
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.llamacpp.backend import LLAMACPP
+from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.engine_process import open_engine
 from neuron_lib.llamacpp.loaded_model import LlamaCppModel
-from neuron_lib.supervision.supervisor import supervise
+from neuron_lib.supervision.supervisor import EngineStarter, supervise
 from neuron_lib.types import ContextParams, ModelSpec
 from neuron_service.http.listening import bind
 from neuron_service.server import serve
@@ -59,7 +60,7 @@ class PacedHarness:
     async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[LlamaCppModel]:
         """A model behind a paced engine."""
         del spec, report
-        start = partial(
+        start: EngineStarter[EngineClient] = partial(
             open_engine,
             Load(path="-", seats=SEATS, context=ContextParams(threads=1), target_step_s=1.0),
             model_id=model_id,

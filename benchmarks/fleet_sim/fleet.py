@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count
 from typing import Any, Final, Literal
 
@@ -199,7 +200,7 @@ class Fleet:
         )
         self._next_talk()
         for fault in plan.faults:
-            self.agenda.at(fault.at_s, lambda fault=fault: self._befall(fault))
+            self.agenda.at(fault.at_s, partial(self._befall, fault))
 
     def prefix_of(self, talk: Conversation) -> str:
         """By what a gateway that routes by prefix would hash this conversation."""

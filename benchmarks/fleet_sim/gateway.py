@@ -6,6 +6,7 @@ client. A host is left out after three missed polls. What the gateway knows of a
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import Final, Literal, TypeAlias
 
@@ -115,7 +116,7 @@ class Gateway:
             self._round_s = agenda.now_s
         if polls.is_parallel:
             for view in self.views:
-                agenda.after(polls.each_s if view.host.is_up else polls.dead_s, lambda view=view: self._note(view))
+                agenda.after(polls.each_s if view.host.is_up else polls.dead_s, partial(self._note, view))
             agenda.after(polls.each_s + polls.pause_s, self._end_round)
             return
         view = self.views[index]

@@ -19,6 +19,7 @@ from benchmarks.fleet_sim.agenda import Agenda, Entry
 from benchmarks.fleet_sim.runner import SimulatedRunner
 from benchmarks.fleet_sim.step_times import StepTimes
 from neuron_lib.admission import AdmissionController, AdmissionSnapshot, Capacity, Place, Wait, name_of
+from neuron_lib.admission.configured import admission_rules
 from neuron_lib.config import LlamaCppConfig
 from neuron_lib.engine.cells import CellAccount, PooledCells, StreamCells
 from neuron_lib.engine.line import Request
@@ -30,7 +31,6 @@ from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import StepPlan
 from neuron_lib.engine.step_costs import StepCosts
 from neuron_lib.errors import RequestRejected, ShuttingDown
-from neuron_lib.llamacpp.harness import admission_rules
 from neuron_lib.types import Principal
 
 __all__ = ("Call", "Host", "Listener")

@@ -11,9 +11,9 @@ from typing import Final, TypeAlias
 import anyio
 
 from neuron_lib.errors import LoadFailed, SourceUnavailable
-from neuron_lib.placement import HostDevices
 from neuron_lib.llamacpp.rpc_client import NoRpcAnswer, RpcMemory, ask_rpc_server, split_address
 from neuron_lib.logs import FieldLogger, get_logger
+from neuron_lib.placement import HostDevices
 from neuron_lib.types import RpcDevice, RpcServer, RpcServerState
 
 __all__ = ("AskRpcServer", "RpcServers", "open_addresses")

@@ -19,7 +19,7 @@ from neuron_lib.discovery.memory import read_memory_used_mb
 from neuron_lib.errors import LoadFailed
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.logs import FieldLogger, get_logger
-from neuron_lib.placement import gpu_indices, visible_devices
+from neuron_lib.placement import HostDevices, visible_devices
 from neuron_lib.process.entry import ProcessEntry
 from neuron_lib.process.gateway import open_gateway
 from neuron_lib.process.memory import estimated_needs, require_fit
@@ -105,7 +105,9 @@ class ProcessHarness:
         return self._program.facts(model_id).capabilities if is_own else None
 
     @asynccontextmanager
-    async def open(self, spec: ModelSpec, *, model_id: str, report: ProgressReporter) -> AsyncIterator[UpstreamModel]:
+    async def open(
+        self, spec: ModelSpec, *, model_id: str, report: ProgressReporter
+    ) -> AsyncIterator[UpstreamModel[ServerProcess]]:
         program, entry = self._program, self._entry(spec)
         program.require_settings(model_id, entry)
         devices = self._gpus(spec)
@@ -206,7 +208,7 @@ class ProcessHarness:
         return self._program.facts(model_id, limit=limit_of(context, max_prompt_tokens=self._max_prompt_tokens))
 
     def _gpus(self, spec: ModelSpec) -> tuple[int, ...]:
-        return gpu_indices(spec, gpu_count=len(self._gpu_memory_mb()), gpu_layers=1)
+        return HostDevices(gpu_memory_mb=tuple(self._gpu_memory_mb())).indices(spec, gpu_layers=1)
 
 
 class _Plan(Struct, frozen=True, kw_only=True):

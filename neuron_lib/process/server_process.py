@@ -24,10 +24,10 @@ from neuron_lib.process.program import Program, Where
 from neuron_lib.process.server_facts import read_facts
 from neuron_lib.process.server_watchdog import ServerWatchdog
 from neuron_lib.supervision.death import Death
-from neuron_lib.supervision.engine import Engine
 from neuron_lib.upstream.address import UpstreamAddress
 from neuron_lib.upstream.client import Unreachable, UpstreamClient
 from neuron_lib.upstream.connection import ConnectionLost
+from neuron_lib.upstream.engine import UpstreamEngine
 from neuron_lib.upstream.facts import UpstreamFacts
 
 __all__ = ("Launch", "PortTaken", "ServerProcess", "open_server")
@@ -134,15 +134,14 @@ async def open_server(launch: Launch) -> AsyncIterator["ServerProcess"]:
                 await server.client.aclose()
 
 
-class ServerProcess(Engine):
-    """A running program. Meets `neuron_lib.upstream.engine.UpstreamEngine`."""
+class ServerProcess(UpstreamEngine):
+    """A running program."""
 
     def __init__(self, child: Child, launch: Launch) -> None:
-        super().__init__(model_id=launch.model_id)
+        super().__init__(model_id=launch.model_id, client=UpstreamClient(launch.address))
         entry, health = launch.entry, launch.program.health
         self.pid: Final = child.pid
-        self.client: Final = UpstreamClient(launch.address)
-        self.facts: UpstreamFacts = launch.facts
+        self._facts: UpstreamFacts = launch.facts
         self.usage: Usage = Usage()
         """What its processes hold, as of the last look."""
         self._child: Final = child
@@ -172,16 +171,16 @@ class ServerProcess(Engine):
     # --------------------------------------------------------------------------------------------- what others ask
 
     @property
-    def at_work(self) -> frozenset[int]:
-        return frozenset(self.client.at_work)
+    def facts(self) -> UpstreamFacts:
+        return self._facts
 
     def doubt(self) -> None:
         """A request could not reach it: ask at once whether it is well."""
         self._doubt.set()
 
-    def tell_of(self, _death: Death, /) -> None:
-        """See `Engine`."""
+    def tell_of(self, death: Death) -> None:
         self._settled.set()
+        super().tell_of(death)
 
     async def wait_ready(self) -> None:
         """Wait until it serves. Raises `LoadFailed`, and `PortTaken`, after which another port may help."""
@@ -236,7 +235,9 @@ class ServerProcess(Engine):
             self._end_for(f"it did not serve within {limit_s:g} s")
         if self._fatal is not None:
             return
-        self.facts = await read_facts(self.client, self._launch.facts, max_prompt_tokens=self._launch.max_prompt_tokens)
+        self._facts = await read_facts(
+            self.client, self._launch.facts, max_prompt_tokens=self._launch.max_prompt_tokens
+        )
         self._log.mark_loaded()
         self._watchdog.begin_serving()
         self._is_ready = True

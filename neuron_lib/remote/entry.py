@@ -46,8 +46,8 @@ class RemoteEntry(HarnessEntry, frozen=True, kw_only=True, forbid_unknown_fields
     one.
 
     A connection may take `connect_timeout_secs`. A server that sends nothing for `silence_timeout_secs` has failed, and
-    so has one that takes longer than `reply_timeout_secs` for one reply. `admission` is as that of llama.cpp, and bounds
-    what this host sends.
+    so has one that takes longer than `reply_timeout_secs` for one reply. `admission` is as that of llama.cpp, and
+    bounds what this host sends.
     """
 
     name: Scheme

@@ -22,7 +22,7 @@ def fake_entry(
     *args: str, mode: str = "", listens: tuple[str, ...] = ON_SOCKET, health_limit_s: float = 60.0, **keys: Any
 ) -> ProcessEntry:
     """What an operator would say about the program in this mode."""
-    entry = {
+    entry: dict[str, Any] = {
         "name": "fake",
         "kind": "process",
         "command": (sys.executable, "-S", str(PROGRAM), *listens, "--mode", mode, *args),

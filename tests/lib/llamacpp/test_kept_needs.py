@@ -6,6 +6,7 @@ import pytest
 
 from neuron_lib.config import LlamaCppConfig, ModelEntry
 from neuron_lib.llamacpp import LlamaCppHarness
+from neuron_lib.placement import HostDevices
 from neuron_lib.types import DeviceNeed, MemoryPlan, ModelSpec
 
 pytestmark = pytest.mark.anyio
@@ -18,7 +19,8 @@ class Planner(LlamaCppHarness):
         super().__init__(LlamaCppConfig(), models=(ModelEntry(id="org/small", path=model_file),), environ={})
         self.planned: list[ModelSpec] = []
 
-    async def _plan(self, spec: ModelSpec, *, assumes_empty: bool) -> MemoryPlan:
+    async def _plan(self, spec: ModelSpec, host: HostDevices, *, assumes_empty: bool) -> MemoryPlan:
+        del host
         assert assumes_empty
         self.planned.append(spec)
         need = DeviceNeed(device="cpu", weights_bytes=1, context_bytes=0, compute_bytes=0, free_bytes=9)

@@ -28,6 +28,7 @@ from neuron_lib.errors import (
     TemplateFailed,
     TooLargeForKv,
 )
+from neuron_lib.llamacpp.engine_client import EngineClient
 from neuron_lib.llamacpp.engine_environment import engine_environment
 from neuron_lib.llamacpp.engine_process import EngineProcess, open_engine
 from neuron_lib.llamacpp.harness import LlamaCppHarness, load_command
@@ -35,7 +36,7 @@ from neuron_lib.llamacpp.loaded_model import LlamaCppModel
 from neuron_lib.placement import openmp_environment, physical_cores
 from neuron_lib.sources.store import LocalModel
 from neuron_lib.supervision.restart_policy import RestartPolicy
-from neuron_lib.supervision.supervisor import supervise
+from neuron_lib.supervision.supervisor import EngineStarter, supervise
 from neuron_lib.types import (
     ChatRequest,
     Finished,
@@ -76,7 +77,7 @@ async def real_model(
         LocalModel(path=path),
         environ={},
     )
-    start = partial(
+    start: EngineStarter[EngineClient] = partial(
         open_engine,
         changed_load(load, **changes),
         model_id=MODEL_ID,

@@ -9,9 +9,9 @@ import pytest
 
 from neuron_lib.errors import LoadFailed, SourceUnavailable
 from neuron_lib.llamacpp.engine_child import with_rpc_servers
-from neuron_lib.placement import HostDevices, visible_devices
 from neuron_lib.llamacpp.rpc_client import NoRpcAnswer, RpcMemory
 from neuron_lib.llamacpp.rpc_servers import RpcServers, open_addresses
+from neuron_lib.placement import HostDevices, visible_devices
 from neuron_lib.types import ModelSpec, RpcDevice, RpcServer, RpcServerState
 
 A, B, C = "10.0.0.1:50052", "127.0.0.1:50052", "gpu-host:50052"

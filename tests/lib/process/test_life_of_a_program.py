@@ -26,6 +26,7 @@ from neuron_lib.errors import (
 )
 from neuron_lib.process import gateway
 from neuron_lib.process.entry import StopRules
+from neuron_lib.process.server_process import ServerProcess
 from neuron_lib.testing.harness_contract import CHECKS, Check, Subject
 from neuron_lib.types import Finished, ModelSpec, ModelStatus, TextDelta
 from neuron_lib.upstream.model import UpstreamModel
@@ -36,7 +37,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 
 @asynccontextmanager
-async def opened(*args: str, **keys: Any) -> AsyncIterator[UpstreamModel]:
+async def opened(*args: str, **keys: Any) -> AsyncIterator[UpstreamModel[ServerProcess]]:
     with anyio.fail_after(PATIENCE_S):
         async with fake_harness(*args, **keys).open(SPEC, model_id=MODEL_ID, report=lambda _progress: None) as model:
             yield model
@@ -50,21 +51,21 @@ async def failure(*args: str, **keys: Any) -> str:
     return raised.value.message
 
 
-async def answer(model: UpstreamModel, content: str = "one two three") -> str:
+async def answer(model: UpstreamModel[ServerProcess], content: str = "one two three") -> str:
     async with model.run(chat(content)) as reply:
         events = [event async for event in reply]
     assert isinstance(events[-1], Finished)
     return "".join(event.text for event in events if isinstance(event, TextDelta)).strip()
 
 
-async def recovered(model: UpstreamModel, restarts: int = 1) -> None:
+async def recovered(model: UpstreamModel[ServerProcess], restarts: int = 1) -> None:
     with anyio.fail_after(PATIENCE_S):
         while model.load().engine_restarts < restarts or model.info().status is not ModelStatus.LOADED:  # noqa: ASYNC110 - nobody tells a test
             await anyio.sleep(0.01)
 
 
-def pid_of(model: UpstreamModel) -> int:
-    pid: int = model._supervisor.latest.pid  # type: ignore[attr-defined] # of a process
+def pid_of(model: UpstreamModel[ServerProcess]) -> int:
+    pid: int = model._supervisor.latest.pid
     return pid
 
 
