@@ -73,11 +73,10 @@ class Handler(BaseHTTPRequestHandler):
     def speak(self, request: Any) -> None:
         words = request["messages"][-1]["content"].split()
         mode = words[0] if words else ""
-        if mode == "die-first":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if mode == "die-once" and not Path(words[1]).exists():
-            Path(words[1]).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if mode == "die-first" or (mode == "die-once" and not Path(words[1]).exists()):
+            if mode == "die-once":
+                Path(words[1]).touch()
+            self.misbehave("kill")
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
@@ -97,10 +96,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def misbehave(self, mode: str) -> None:
-        if mode in {"segv", "kill", "exit"}:
-            os.kill(os.getpid(), signal.SIGSEGV) if mode == "segv" else os._exit(0) if mode == "exit" else os.kill(
-                os.getpid(), signal.SIGKILL
-            )
+        if mode in {"segv", "kill"}:
+            os.kill(os.getpid(), signal.SIGSEGV if mode == "segv" else signal.SIGKILL)
+            time.sleep(FOR_EVER_S)  # the signal may be for another thread
+        elif mode == "exit":
+            os._exit(0)
         elif mode == "hang":
             HANGS.set()
             time.sleep(FOR_EVER_S)
