@@ -163,6 +163,7 @@ class ServerProcess(UpstreamEngine):
         self._fatal: str | None = None  # why it had to be ended
         self._doubt = anyio.Event()
         self._received = 0
+        """The bytes of its answers that were no news, those to probes among them."""
 
     def __repr__(self) -> str:
         state = "dead" if self.death else "ready" if self._is_ready else "starting"
@@ -301,8 +302,11 @@ class ServerProcess(UpstreamEngine):
         with suppress(Unreachable, ConnectionLost), anyio.move_on_after(limit_s):
             exchange = await self.client.send("GET", path, silence_s=limit_s)
             async with exchange:
-                with suppress(ConnectionLost):
-                    await exchange.read_whole()
+                try:
+                    with suppress(ConnectionLost):
+                        await exchange.read_whole()
+                finally:
+                    self._received += exchange.received
                 return exchange.head.status
         return None
 

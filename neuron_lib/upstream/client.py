@@ -59,6 +59,8 @@ class Exchange:
     def __init__(self, client: "UpstreamClient", connection: Connection, head: Head, *, until_s: float) -> None:
         """The whole answer has to be there at `until_s`, on the event loop's clock."""
         self.head: Final = head
+        self.received = 0
+        """Bytes of the body so far."""
         self._client = client
         self._connection = connection
         self._until_s = until_s
@@ -92,7 +94,9 @@ class Exchange:
             raise
         finally:
             self._is_waiting = False
-        self._client.received += 0 if piece is None else len(piece)
+        if piece is not None:
+            self.received += len(piece)
+            self._client.received += len(piece)
         return piece
 
     async def read_whole(self, *, most_bytes: int = _REFUSAL_BYTES) -> bytes:
