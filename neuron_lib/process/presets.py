@@ -26,7 +26,8 @@ _GPU_SAMPLING: Final = {
 class Preset(Struct, frozen=True, kw_only=True):
     """A program. The fields are the keys of `ProcessEntry` with the same names.
 
-    `routes` are paths that are passed on.
+    `routes` are paths that are passed on. `sleep_args` and `sleep_env` are what the program needs to be able to sleep,
+    by POST of the first of `sleep_paths`; POST of the second one wakes it.
     """
 
     command: tuple[str, ...] = ()
@@ -41,6 +42,9 @@ class Preset(Struct, frozen=True, kw_only=True):
     api: UpstreamApi = UpstreamApi(name="unknown", max_tokens="max_tokens")
     max_in_flight: int = 8
     routes: tuple[str, ...] = ()
+    sleep_args: tuple[str, ...] = ()
+    sleep_env: Mapping[str, str] = {}
+    sleep_paths: tuple[str, str] = ("/sleep", "/wake_up")
 
 
 UNKNOWN: Final = Preset(ready_path="/v1/models", health_path="/v1/models")
@@ -102,6 +106,8 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
             },
             env={"VLLM_API_KEY": "{api_key}"},
             pass_prefixes=("VLLM_", "TORCH_", "TRITON_", "NCCL_"),
+            sleep_args=("--enable-sleep-mode",),
+            sleep_env={"VLLM_SERVER_DEV_MODE": "1"},
             api=UpstreamApi(
                 name="vllm",
                 sampling=_GPU_SAMPLING,
@@ -125,6 +131,8 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
                 "tensor_parallel": ("--tp", "{tensor_parallel}"),
             },
             pass_prefixes=("SGLANG_", "TORCH_", "TRITON_", "NCCL_"),
+            sleep_args=("--enable-memory-saver",),
+            sleep_paths=("/release_memory_occupation", "/resume_memory_occupation"),
             api=UpstreamApi(
                 name="sglang",
                 sampling=_GPU_SAMPLING,

@@ -206,6 +206,7 @@ class UpstreamReply(Generic[EngineT]):
         self._reading = self._new_reading()
         self._events.clear()
         engine.client.at_work.add(self._number)
+        await engine.wake()
         exchange = self._exchange = await engine.client.send(
             "POST", self._call.path, self._call.body, headers=self._headers()
         )

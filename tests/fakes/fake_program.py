@@ -56,6 +56,8 @@ class Handler(BaseHTTPRequestHandler):
             ASLEEP.clear()
             say("awake")
             self.answer(200, {})
+        elif not self.path.startswith("/v1/"):
+            self.answer(404, {})
         elif ASLEEP.is_set():
             self.answer(503, {"error": {"message": "asleep"}})
         else:

@@ -114,7 +114,7 @@ async def test_replies_of_a_real_server_are_counted_bounded_and_seeded(preset: P
             assert finished.usage.is_estimated
         assert (await answer(model, chat(sampling=seeded)))[0] == text
 
-        prompt = Complete(model_id=MODEL_ID, prompts=("the and you",), max_tokens=3)
+        prompt = Complete(model_id=MODEL_ID, prompt="the and you", max_tokens=3)
         assert (await answer(model, prompt))[1].reasons == (FinishReason.LENGTH,)
 
         with pytest.raises(InvalidRequest) as refused:
@@ -126,7 +126,8 @@ async def test_a_real_server_that_crashes_is_started_again_and_leaves_nothing(pr
     async with opened(preset, gguf) as model:
         pid = model._supervisor.latest.pid
         async with model.run(chat(max_tokens=400)) as reply:
-            await anext(reply)
+            while not isinstance(await anext(reply), TextDelta):
+                pass
             os.kill(pid, signal.SIGKILL)
             with pytest.raises(EngineDead, match="SIGKILL"):
                 [event async for event in reply]
