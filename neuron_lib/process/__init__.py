@@ -4,6 +4,7 @@ entry            what an operator says about such a harness (`[[harnesses]]` wit
 presets          what is known of some programs, so that an operator need not say it
 placeholders     the names in braces that a command may have (pure)
 program          entry and preset together, and what they become for one model (pure)
+presence         whether the program of a harness is on this host
 family           the processes of one program, with their memory and processor time, as the kernel lists them
 gateway          where a program listens
 memory           what a model takes, as far as anybody knows before it starts, and whether that is free

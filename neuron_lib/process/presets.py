@@ -27,7 +27,8 @@ class Preset(Struct, frozen=True, kw_only=True):
     """A program. The fields are the keys of `ProcessEntry` with the same names.
 
     `routes` are paths that are passed on. `sleep_args` and `sleep_env` are what the program needs to be able to sleep,
-    by POST of the first of `sleep_paths`; POST of the second one wakes it.
+    by POST of the first of `sleep_paths`; POST of the second one wakes it. `modules` are the Python modules that a
+    program in this service's own Python needs, and `packages` says what to install for them.
     """
 
     command: tuple[str, ...] = ()
@@ -45,6 +46,8 @@ class Preset(Struct, frozen=True, kw_only=True):
     sleep_args: tuple[str, ...] = ()
     sleep_env: Mapping[str, str] = {}
     sleep_paths: tuple[str, str] = ("/sleep", "/wake_up")
+    modules: tuple[str, ...] = ()
+    packages: str = ""
 
 
 UNKNOWN: Final = Preset(ready_path="/v1/models", health_path="/v1/models")
@@ -93,6 +96,8 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
                 choices=False,
             ),
             max_in_flight=1,
+            modules=("llama_cpp", "fastapi", "pydantic_settings", "sse_starlette", "starlette_context", "uvicorn"),
+            packages="llama-cpp-python[server]",
         ),
         "vllm": Preset(
             command=(
@@ -131,6 +136,8 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
                 "tensor_parallel": ("--tp", "{tensor_parallel}"),
             },
             pass_prefixes=("SGLANG_", "TORCH_", "TRITON_", "NCCL_"),
+            modules=("sglang",),
+            packages="sglang[all]",
             sleep_args=("--enable-memory-saver",),
             sleep_paths=("/release_memory_occupation", "/resume_memory_occupation"),
             api=UpstreamApi(

@@ -82,7 +82,7 @@ async def test_a_request_that_comes_while_a_program_falls_asleep_waits_and_wakes
             await anyio.lowlevel.checkpoint()
             assert posted == ["/sleep"]
             has_fallen.set()
-            while posted[-1] != "/wake":  # noqa: ASYNC110 - the program would tell nobody
+            while posted[-1] != "/wake":
                 await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
 
@@ -98,7 +98,9 @@ async def test_a_program_with_requests_is_never_sent_to_sleep() -> None:
 
 
 def test_a_preset_says_what_a_program_needs_to_be_able_to_sleep() -> None:
-    entry = ProcessEntry(name="x", kind="process", preset="vllm", sleep=SleepRules(after_secs=60, path="/sleep?level=2"))
+    entry = ProcessEntry(
+        name="x", kind="process", preset="vllm", sleep=SleepRules(after_secs=60, path="/sleep?level=2")
+    )
     program = Program.of(entry)
     assert program.sleep_paths == ("/sleep?level=2", "/wake_up")
     assert program._env(program.of_model("a/b"))["VLLM_SERVER_DEV_MODE"] == "1"
