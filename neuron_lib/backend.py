@@ -55,9 +55,9 @@ class Backend(Section[S], Generic[S]):
 
     `make` makes a harness from its table, or from one of its `[[harnesses]]` entries if the backend `has_many`, and
     from the host's setup. It may block and import much, and is called in a worker thread. `check_spec` raises
-    `LoadFailed` for a model that this backend could load on no host; it looks at the spec alone. `check_entry` raises it
-    for a table or an entry with which no model loads on this host as it is now, where the environment is the given one.
-    It may look at the disk, for milliseconds.
+    `LoadFailed` for a model that this backend could load on no host; it looks at the spec alone. `check_entry` raises
+    `LoadFailed` for a table or an entry with which no model loads on this host as it is, in the given environment. It
+    may look at the disk, for milliseconds.
     """
 
     make: Callable[[S, HarnessSetup], Harness]

@@ -1,6 +1,6 @@
 """Real servers keep every rule of a backend: that of llama-cpp-python always, and llama-server where it was built.
 
-NEURON_TEST_LLAMA_SERVER names the program llama-server. `scripts/build_rivals` builds it.
+NEURON_TEST_LLAMA_SERVER names the program; without it, it is the one that `scripts/build_rivals` builds.
 """
 
 import os
@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from neuron_lib.process.server_process import ServerProcess
 from neuron_lib.testing.harness_contract import CHECKS, Subject
 from neuron_lib.types import Chat, Complete, Finished, FinishReason, ModelSpec, SamplingParams, TextDelta
 from neuron_lib.upstream.model import UpstreamModel
+from tests.documents import ROOT
+from tests.fakes.programs import is_gone
 from tests.fakes.synthetic_gguf import write_synthetic
 from tests.patience import PATIENCE_S
 
@@ -44,9 +47,15 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["llama-cpp-python", "llama-server"])
 def preset(request: pytest.FixtureRequest) -> PresetName:
     name: PresetName = request.param
-    if name == "llama-server" and not shutil.which(os.environ.get(LLAMA_SERVER, "")):
-        pytest.skip(f"{LLAMA_SERVER} names no program llama-server; scripts/build_rivals builds one")
+    if name == "llama-server" and shutil.which(llama_server()) is None:
+        pytest.skip(f"there is no {llama_server()}: `make test-engines` builds it, or {LLAMA_SERVER} names one")
     return name
+
+
+def llama_server() -> str:
+    """The program."""
+    built = ROOT / ".rivals" / version("llama-cpp-python") / "build" / "bin" / "llama-server"
+    return os.environ.get(LLAMA_SERVER, str(built))
 
 
 def harness(preset: PresetName, gguf: Path) -> ProcessHarness:
@@ -54,7 +63,7 @@ def harness(preset: PresetName, gguf: Path) -> ProcessHarness:
     command: tuple[str, ...] = ()
     if preset == "llama-server":
         command = (
-            *(os.environ[LLAMA_SERVER], "--model", "{path}", "--host", "{socket}", "--alias", "{model_id}"),
+            *(llama_server(), "--model", "{path}", "--host", "{socket}", "--alias", "{model_id}"),
             *("--parallel", "{max_in_flight}", "--ctx-size", "{n_ctx_total}"),
         )
     return ProcessHarness(
@@ -135,4 +144,5 @@ async def test_a_real_server_that_crashes_is_started_again_and_leaves_nothing(pr
         await answer(model, chat())
         assert model.load().engine_restarts == 1
         last = model._supervisor.latest.pid
-    assert not {pid, last} & {int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal()}
+    assert is_gone(pid)
+    assert is_gone(last)
