@@ -1,7 +1,7 @@
 """A program that serves an OpenAI-style API and misbehaves as it is told: `fake_program.py --port N [--mode MODE]`.
 
-It loads nothing. A reply has a word for each word of the last message. The first word of the message may be a mode of
-its own: see `speak`. The key that requests must have is in the variable FAKE_KEY.
+It loads nothing. A reply has a word for each word of the last message. One of the words may be a mode of the reply: see
+`speak`. The key that requests must have is in the variable FAKE_KEY.
 """
 
 import argparse
@@ -24,6 +24,7 @@ FOR_EVER_S = 3600
 HANGS = threading.Event()
 """From then on nothing is answered, not even the health probe."""
 ASLEEP = threading.Event()
+MODES = {"die-first", "die-once", "wait", "slowly", "segv", "kill", "exit", "hang", "stall", "garbage", "cut"}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -74,10 +75,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def speak(self, request: Any) -> None:
         words = request["messages"][-1]["content"].split()
-        mode = words[0] if words else ""
-        if mode == "die-first" or (mode == "die-once" and not Path(words[1]).exists()):
-            if mode == "die-once":
-                Path(words[1]).touch()
+        mode = next((word for word in words if word in MODES), "")
+        flag = Path(words[-1]) if mode == "die-once" else None
+        if mode == "die-first" or (flag is not None and not flag.exists()):
+            if flag is not None:
+                flag.touch()
             self.misbehave("kill")
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
