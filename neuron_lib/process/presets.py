@@ -26,7 +26,7 @@ _GPU_SAMPLING: Final = {
 class Preset(Struct, frozen=True, kw_only=True):
     """A program. The fields are the keys of `ProcessEntry` with the same names.
 
-    `routes` are paths that are passed on. `sleep_args` and `sleep_env` are what the program needs to be able to sleep,
+    `sleep_args` and `sleep_env` are what the program needs to be able to sleep,
     by POST of the first of `sleep_paths`; POST of the second one wakes it. `modules` are the Python modules that a
     program in this service's own Python needs, and `packages` says what to install for them.
     """
@@ -42,7 +42,6 @@ class Preset(Struct, frozen=True, kw_only=True):
     health_path: str = "/health"
     api: UpstreamApi = UpstreamApi(name="unknown", max_tokens="max_tokens")
     max_in_flight: int = 8
-    routes: tuple[str, ...] = ()
     sleep_args: tuple[str, ...] = ()
     sleep_env: Mapping[str, str] = {}
     sleep_paths: tuple[str, str] = ("/sleep", "/wake_up")
@@ -176,7 +175,6 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
             formats=("file",),
             capabilities=(),
             max_in_flight=1,
-            routes=("/v1/audio/transcriptions",),
         ),
     }
 )

@@ -56,7 +56,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
             + harness("slow", "--port", "{port}", "--mode", "talks", model=SLOW)
             + harness("taken", "--port", str(taken.getsockname()[1]), "--folder", "{port}", model=TAKEN)
         )
-        with running_rig(folder, config(folder, TINY) + '[[harnesses]]\nname = "llamacpp"\n' + harnesses) as rig:
+        text = config(folder, TINY, MODEL).replace(f'"{MODEL}", harness = "llamacpp"', f'"{MODEL}", harness = "fake"')
+        with running_rig(folder, text + '[[harnesses]]\nname = "llamacpp"\n' + harnesses) as rig:
             yield rig
 
 

@@ -29,12 +29,8 @@ def harnesses(tmp_path: Path) -> HarnessByFormat:
         ModelEntry(id="org/older", path=tmp_path / "both.gguf", harness="candle"),
     )
     store = LlamaCppConfig(local_roots=(tmp_path,))
-    loader = ProcessEntry(
-        name="loader", kind="process", command=("serve", "{path}", "{port}"), formats=("safetensors",)
-    )
-    fetcher = ProcessEntry(
-        name="fetcher", kind="process", command=("serve", "{model}", "{port}"), models={"org/own": ProcessModel()}
-    )
+    loader = ProcessEntry(name="loader", kind="process", command=("serve", "{path}", "{port}"))
+    fetcher = ProcessEntry(name="fetcher", kind="process", command=("serve", "{model}", "{port}"))
     return HarnessByFormat(
         [
             LlamaCppHarness(store, models=models),
@@ -50,7 +46,6 @@ def harnesses(tmp_path: Path) -> HarnessByFormat:
         ("org/gguf", "llamacpp"),
         ("org/folder", "loader"),
         ("org/given", "fetcher"),
-        ("org/own", "fetcher"),
         ("org/older", "llamacpp"),
     ],
 )
@@ -61,5 +56,14 @@ async def test_the_entry_of_a_model_decides_and_then_its_files(
 
 
 async def test_a_model_that_no_harness_loads_is_refused_with_what_each_loads(harnesses: HarnessByFormat) -> None:
-    with pytest.raises(UnknownHarness, match="llamacpp takes gguf, .*loader takes safetensors; name a harness"):
+    with pytest.raises(UnknownHarness, match=r"llamacpp takes gguf, .*loader takes safetensors; name a harness"):
         await harnesses.choose(ModelSpec(model_id="org/voice"))
+
+
+async def test_a_program_that_fetches_by_itself_takes_the_models_that_it_is_told_of_alone() -> None:
+    entry = ProcessEntry(
+        name="fetcher", kind="process", command=("serve", "{model}", "{port}"), models={"org/own": ProcessModel()}
+    )
+    harness = ProcessHarness(entry, store=LlamaCppConfig())
+    assert await harness.takes(ModelSpec(model_id="org/own"))
+    assert not await harness.takes(ModelSpec(model_id="org/other"))
