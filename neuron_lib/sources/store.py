@@ -325,7 +325,7 @@ class ModelStore:
         if entry.path is None:
             return None
         path, found = str(entry.path), format_at(Path(entry.path))
-        if FILE in formats and found not in formats:
+        if FILE in formats and (found == FILE or found not in formats):
             return Fetched(
                 commit="",
                 paths=(find_any_path(path, roots=self._local_roots, model_id=entry.id),),
