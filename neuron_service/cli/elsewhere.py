@@ -82,6 +82,7 @@ def why_nothing_to_fetch(facts: HarnessFacts, model_id: str) -> str | None:
 def harness_pairs(facts: HarnessFacts, model_id: str) -> list[tuple[str, str]]:
     """The facts as names and values for people. What is not known is left out."""
     able = facts.capabilities
+    needs = [f"{format_size(need << 20)} on {device}" for device, need in facts.memory_mb.items()]
     known = {
         "id": public_id(model_id),
         "harness": f"{facts.name}, of the kind {facts.kind}",
@@ -90,7 +91,6 @@ def harness_pairs(facts: HarnessFacts, model_id: str) -> list[tuple[str, str]]:
         "program": facts.command,
         "context": None if facts.context is None else f"{facts.context} tokens",
         "can do": None if able is None else ", ".join(able) or "nothing that this service offers",
-        "counts as": ", ".join(f"{format_size(need << 20)} on {device}" for device, need in facts.memory_mb.items())
-        or None,
+        "counts as": " and ".join(needs) or None,
     }
     return [(name, value) for name, value in known.items() if value is not None]

@@ -9,7 +9,9 @@ from neuron_service.cli.terminal import complain
 
 __all__ = ("report_failure", "sentence_and_status")
 
-_LATER: Final = "try again later; if a hub was asked, see whether this machine reaches it: a GGUF file and a model in the cache need none"
+_LATER: Final = (
+    "try again later; if a hub was asked, see whether this machine reaches it: models that are here need none"
+)
 
 
 def report_failure(error: NeuronError) -> int:

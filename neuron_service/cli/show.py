@@ -153,7 +153,7 @@ def _print(
             pairs = file_pairs(facts)
         case PlainFiles():
             pairs = [("id", facts.id), ("size", _size(facts)), ("file", facts.files[0])]
-        case None:
+        case _:
             pairs = []
     known = dict(pairs) | dict(of_harness)  # the harness knows better
     print_pairs([*known.items(), *(() if served is None else service_pairs(served))])
