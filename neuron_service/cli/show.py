@@ -191,8 +191,11 @@ def service_pairs(served: Mapping[str, Any]) -> list[tuple[str, str]]:
     limit = served.get("limit") or {}
     memory_mb = served.get("ram_used_mb", 0) + served.get("vram_used_mb", 0)
     devices = served.get("devices")
+    if not devices and not memory_mb:  # the model computes on another host, or nothing is known yet
+        devices = None
     known = {
         "service": f"{served.get('status', 'loads it on demand')}: {served['id']}",
+        "loaded by": served.get("harness"),
         "serves": f"{limit['context']} tokens of context" if "context" in limit else None,
         "memory": format_size(memory_mb * (1 << 20)) if memory_mb else None,
         "devices": None if devices is None else ", ".join(f"gpu{each}" for each in devices) or "cpu",

@@ -114,12 +114,14 @@ def test_a_model_of_another_server_is_shown_with_the_server(capsys: pytest.Captu
 def test_the_service_adds_what_it_knows_of_a_model_of_another_server(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    entry = {"id": "acme/big", "status": "loaded", "limit": {"context": 4096}}
+    entry = {"id": "acme/big", "harness": "far", "status": "loaded", "devices": [], "limit": {"context": 4096}}
     with fake_daemon(here, {"GET /v1/models/acme/big": Answer({"id": "acme/big"}), "GET /models": Answer([entry])}):
         assert run("show", "acme/big") == 0
     shown = pairs(capsys.readouterr().out)
     assert "loaded: acme/big" in shown["service"]
     assert "4096 tokens" in shown["serves"]
+    assert shown["loaded by"].strip() == "far"
+    assert "devices" not in shown  # they are those of another host
 
 
 def test_the_files_of_another_program_are_shown_as_they_are(capsys: pytest.CaptureFixture[str], here: Path) -> None:
