@@ -16,7 +16,8 @@ _GAP_STEP: Final = 1.02
 class Seen(Struct, kw_only=True):
     """One request of a client, with all its attempts. Times are in seconds since the beginning; None has not happened.
 
-    `refusal` is why the last attempt was refused, "lost" for a host that has gone, "" for none.
+    `refusal` is why the last attempt was refused, "lost" for a host that has gone, "" for none. `first_refusal` is the
+    same for the first attempt that was.
     """
 
     sent_s: float
@@ -26,7 +27,7 @@ class Seen(Struct, kw_only=True):
     turn: int = 0
     host: int = -1
     attempts: int = 1
-    refusals: int = 0
+    first_refusal: str = ""
     began_s: float | None = None
     first_token_s: float | None = None
     ended_s: float | None = None
@@ -95,7 +96,9 @@ def summary(
         "gap_p99_ms": _ms(gaps.percentile(0.99)),
         "failed": round(sum(reasons.values()) / max(1, len(sent)), 4),
         "failed_by": dict(sorted(reasons.items())),
-        "refusals": sum(each.refusals for each in sent),
+        "refused": round(sum(bool(each.first_refusal) for each in sent) / max(1, len(sent)), 4),
+        "refused_by": dict(sorted(Counter(each.first_refusal for each in sent if each.first_refusal).items())),
+        "undecided": round(sum(not each.refusal and each.began_s is None for each in sent) / max(1, len(sent)), 4),
         "attempts_each": round(sum(each.attempts for each in sent) / max(1, len(sent)), 3),
         "cached": round(sum(each.cached_tokens for each in ended) / max(1, prompts), 4),
         "busy": round(sum(busy) / len(busy) / seconds, 3),

@@ -24,6 +24,7 @@ _COLUMNS: Final = {
     "first_token_p99_ms": "p99 ",
     "gap_p50_ms": "gap p50, ms",
     "gap_p99_ms": "p99  ",
+    "refused": "refused",
     "failed": "failed",
     "attempts_each": "attempts",
     "cached": "cached",
@@ -33,9 +34,9 @@ _COLUMNS: Final = {
 }
 """What each simulation gives, in this order. What a study varied comes before it."""
 _SILENT: Final = {
-    "bench", "study", "seed", "took_s", "requests", "refusals", "refusals_by", "failed_by", "steps", "busy_least",
+    "bench", "study", "seed", "took_s", "requests", "refused_by", "failed_by", "undecided", "steps", "busy_least",
 }  # fmt: skip
-_SHARES: Final = {"failed", "cached", "busy", "busy_most"}
+_SHARES: Final = {"refused", "failed", "cached", "busy", "busy_most"}
 
 
 def write(lines: Sequence[Line], out: Path) -> None:

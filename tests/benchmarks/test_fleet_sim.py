@@ -18,7 +18,8 @@ from benchmarks.fleet_sim.machines import CARD_8B, table
 from benchmarks.fleet_sim.outcomes import Gaps, percentiles
 from benchmarks.fleet_sim.report import markdown
 from benchmarks.fleet_sim.step_times import line_through
-from benchmarks.fleet_sim.studies import STUDIES, Size
+from benchmarks.fleet_sim.studies import STUDIES
+from benchmarks.fleet_sim.study import Size
 from benchmarks.fleet_sim.traffic import Conversation, Traffic, Turn, arrival_times, conversations
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig
 from neuron_lib.llamacpp import reply
@@ -187,7 +188,7 @@ def test_a_pool_that_is_too_small_makes_requests_wait_and_loses_none() -> None:
 
 def gateway_of(policy: Policy, hosts: int = 4) -> tuple[Agenda, list[Host], Gateway]:
     agenda = Agenda()
-    made = [Host(agenda, CARD_8B, name=f"host-{n}", config=LlamaCppConfig(n_ctx=512)) for n in range(hosts)]
+    made = [Host(agenda, CARD_8B, name=f"host-{n}", config=LlamaCppConfig(n_ctx=512), prepare_s=0.003) for n in range(hosts)]
     return agenda, made, Gateway(agenda, made, policy=policy, polls=PollRules(), random=np.random.default_rng(1))
 
 
@@ -203,7 +204,7 @@ def test_a_host_that_is_lost_is_left_out_after_three_polls_and_not_before(policy
         host.lose()
     chosen = {view.index for n in range(200) if (view := gateway.choose(str(n))) is not None}
     assert policy in {"least-busy", "least-open"} or len(chosen) > 1
-    agenda.run(3 * (PollRules().pause_s + 3 * PollRules().dead_s) + 30)
+    agenda.run(3 * (PollRules().pause_s + 3 * PollRules().silent_s) + 30)
     assert {gateway.choose(str(n)).index for n in range(200)} == {0}  # type: ignore[union-attr] # one host serves
 
 
