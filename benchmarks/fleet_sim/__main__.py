@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.fleet_sim.report import markdown, write
+from benchmarks.fleet_sim.report import study_table, write
 from benchmarks.fleet_sim.studies import STUDIES
 from benchmarks.fleet_sim.study import Size
 
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
             if not options.table:
                 print(json.dumps(rows[-1]), flush=True)
         if options.table:
-            print(markdown(rows))
+            print(study_table(rows))
         lines += rows
     if options.out is not None:
         write(lines, options.out)

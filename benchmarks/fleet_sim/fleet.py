@@ -102,7 +102,6 @@ class _Exchange:
             prompt_tokens=len(self._prompt),
             reply_tokens=turn.reply,
             caller=talk.caller,
-            turn=index,
         )
         fleet.seen.append(self.seen)
         self._send()

@@ -105,7 +105,6 @@ class Host:
         self.name: Final = name
         self.busy_s: float = 0.0
         self.steps: int = 0
-        self.computed_prompt_tokens: int = 0
         self.state: State = "serving"
         self.ready_s: float = 0.0
         self._agenda: Final = agenda
@@ -293,7 +292,6 @@ class Host:
         events = self._scheduler.apply(plan, self._runner.result(plan, times=self._together, each_s=self._each_s))
         self.steps += self._together
         self.busy_s += self._move_s + self._together * self._each_s
-        self.computed_prompt_tokens += sum(len(chunk.tokens) for chunk in plan.chunks if len(chunk.tokens) > 1)
         if going_on:
             self._note_gap(self._move_s + self._each_s, going_on)
             if self._together > 1:

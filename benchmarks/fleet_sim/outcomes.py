@@ -24,7 +24,6 @@ class Seen(Struct, kw_only=True):
     prompt_tokens: int
     reply_tokens: int
     caller: str = ""
-    turn: int = 0
     host: int = -1
     attempts: int = 1
     first_refusal: str = ""

@@ -24,7 +24,7 @@ class Size:
     """How much is simulated: `quick` only shows that everything works."""
 
     def __init__(self, *, quick: bool, hosts: int, seed: int) -> None:
-        self.seconds: Final = 120.0 if quick else 600.0
+        self.seconds: Final = 120.0 if quick else 500.0
         self.warm_up_s: Final = 30.0 if quick else 100.0
         self.fleet_seconds: Final = {10: 50.0} if quick else {10: 160.0, 100: 60.0, 1000: 45.0}
         self.hosts: Final = tuple(n for n in (10, 100, 1000) if n <= (10 if quick else hosts))
