@@ -217,10 +217,10 @@ def test_a_host_that_drains_or_loads_is_left_out_from_the_next_poll_on() -> None
     hosts[0].drain(notice_s=0.0, load_s=30.0)
     assert gateway.choose("") is gateway.views[0]
     agenda.run(11)
-    assert hosts[0].state == "loading"
+    assert [host.state for host in hosts] == ["loading", "serving"]
     assert gateway.choose("") is gateway.views[1]
     agenda.run(45)
-    assert hosts[0].state == "serving"
+    assert [host.state for host in hosts] == ["serving", "serving"]
     assert gateway.choose("") is gateway.views[0]
 
 
@@ -266,15 +266,17 @@ def test_a_restart_ends_what_has_begun_first_and_then_loads() -> None:
 @pytest.mark.parametrize(("notice_s", "refused"), [(0.0, "shutting_down"), (15.0, "")])
 def test_during_the_notice_of_a_restart_requests_are_still_taken(notice_s: float, refused: str) -> None:
     fault = Fault(kind="restart", host=0, at_s=5.0)
-    fleet = fleet_of([talk(0, 7.0)], faults=(fault,), notice_s=notice_s, retries=Retries(times=0))
-    assert [each.refusal for each in fleet.seen] == [refused]
+    talks = [talk(0, 4.0, reply=400), talk(1, 7.0)]
+    fleet = fleet_of(talks, faults=(fault,), notice_s=notice_s, retries=Retries(times=0))
+    assert [each.refusal for each in fleet.seen] == ["", refused]
 
 
-def test_a_host_that_loads_says_when_to_come_back_and_serves_then() -> None:
+def test_a_host_that_loads_says_when_to_come_back_but_its_gateway_learns_of_it_at_the_next_poll() -> None:
     fault = Fault(kind="restart", host=0, at_s=5.0)
-    fleet = fleet_of([talk(0, 9.0)], faults=(fault,), retries=Retries(times=1))
+    fleet = fleet_of([talk(0, 9.0)], faults=(fault,), retries=Retries(times=2))
     [seen] = fleet.seen
-    assert (seen.first_refusal, seen.refusal, seen.attempts) == ("model_loading", "", 2)
+    assert (seen.first_refusal, seen.refusal) == ("model_loading", "")
+    assert seen.attempts == 3  # the second one is at the gateway when the host is ready, and before the poll
     assert seen.began_s is not None
     assert seen.began_s >= fleet.hosts[0].ready_s
 
