@@ -60,10 +60,11 @@ class Fault(Struct, frozen=True, kw_only=True):
 class Plan(Struct, frozen=True, kw_only=True):
     """What is simulated. `config` is the table `[harness.llamacpp]` of every host.
 
-    Numbers are counted from `warm_up_s` on. `hop_s` is the time from a client to a host, with the gateway's question
-    for the endpoint. A connection to a silent host is given up after `silent_s`. `notice_s` is `drain_notice_secs`.
-    `prepare_s` is the time of a request from its arrival to the line. Prompts are routed by their `system` prompt or by
-    their `conversation`, if by their prefix.
+    Numbers are counted from `warm_up_s` on. Requests that are sent in the last `settle_s` are not counted: where clients
+    wait long before they try again, most of them would have no end yet. `hop_s` is the time from a client to a host,
+    with the gateway's question for the endpoint. A connection to a silent host is given up after `silent_s`. `notice_s`
+    is `drain_notice_secs`. `prepare_s` is the time of a request from its arrival to the line. Prompts are routed by
+    their `system` prompt or by their `conversation`, if by their prefix.
     """
 
     traffic: Traffic
@@ -72,6 +73,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     hosts: int = 1
     seconds: float = 600.0
     warm_up_s: float = 60.0
+    settle_s: float = 0.0
     policy: Policy = "least-busy"
     prefix: Literal["system", "conversation"] = "system"
     polls: PollRules = PollRules()
@@ -258,7 +260,15 @@ class Fleet:
         self.agenda.run(plan.seconds)
         busy = [host.busy_s - former for host, former in zip(self.hosts, before_s, strict=True)]
         steps = sum(host.steps for host in self.hosts) - steps
-        return summary(self.seen, self.gaps, from_s=plan.warm_up_s, until_s=plan.seconds, busy=busy, steps=steps)
+        return summary(
+            self.seen,
+            self.gaps,
+            from_s=plan.warm_up_s,
+            sent_until_s=plan.seconds - plan.settle_s,
+            until_s=plan.seconds,
+            busy=busy,
+            steps=steps,
+        )
 
 
 def simulate(plan: Plan, *, seed: int) -> dict[str, Any]:

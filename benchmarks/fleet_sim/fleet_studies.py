@@ -90,7 +90,14 @@ def losses(size: Size) -> Iterator[Row]:
     )
     for (event, faults), (client, retries) in product(events, clients.items()):
         plan = _plan(
-            10, 0.7, policy="least-open", faults=faults, retries=retries, seconds=size.fleet_seconds[10], warm_up_s=30.0
+            10,
+            0.7,
+            policy="least-open",
+            faults=faults,
+            retries=retries,
+            warm_up_s=30.0,
+            seconds=240.0,
+            settle_s=130.0,
         )
         yield {"event": event, "client": client} | simulate(plan, seed=size.seed)
 

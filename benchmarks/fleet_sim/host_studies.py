@@ -32,8 +32,8 @@ _SHORT_TURNS: Final = {"prompt": Lengths(median=200, sigma=0.8, least=4, most=20
 
 
 def _plan(size: Size, machine: str, share: float, **more: Any) -> Plan:
-    """One host that is asked for this share of what it can do."""
-    options: Row = {"seconds": size.seconds, "warm_up_s": size.warm_up_s, **more}
+    """One host that is asked for this share of what it can do, by clients that do not try again."""
+    options: Row = {"seconds": size.seconds, "warm_up_s": size.warm_up_s, "retries": NO_RETRIES, **more}
     return plan_of(machine, share * capacity(machine), **options)
 
 
@@ -70,7 +70,7 @@ def queue(size: Size) -> Iterator[Row]:
     for share, depth, patience_s in product((0.8, 1.2), (8, 32, 64), (10.0, 30.0, 120.0)):
         config = config_of(CARD, admission=AdmissionConfig(max_queue_depth=depth, max_wait_secs=patience_s))
         row = {"offered": share, "max_queue_depth": depth, "max_wait_secs": patience_s}
-        yield row | simulate(_plan(size, CARD, share, config=config, retries=NO_RETRIES), seed=size.seed)
+        yield row | simulate(_plan(size, CARD, share, config=config), seed=size.seed)
 
 
 def target_step(size: Size) -> Iterator[Row]:
@@ -89,7 +89,6 @@ def principals(size: Size) -> Iterator[Row]:
             share,
             traffic={"callers": 10, "caller_zipf": 2.0},
             config=config_of(CARD, admission=AdmissionConfig(max_per_principal=most)),
-            retries=NO_RETRIES,
         )
         fleet = Fleet(plan, seed=size.seed)
         found = fleet.run()
@@ -117,8 +116,9 @@ def retry_after(size: Size) -> Iterator[Row]:
         "heeds a quarter": Retries(share=0.25),
     }
     for machine, share, (client, retries) in product((CARD, CPU), (0.7, 0.9, 1.2), clients.items()):
+        plan = _plan(size, machine, share, retries=retries, settle_s=240.0)
         row = {"machine": machine, "offered": share, "client": client}
-        yield row | simulate(_plan(size, machine, share, retries=retries), seed=size.seed)
+        yield row | simulate(replace(plan, seconds=plan.seconds + plan.settle_s), seed=size.seed)
 
 
 def doubts(size: Size) -> Iterator[Row]:
@@ -132,7 +132,7 @@ def doubts(size: Size) -> Iterator[Row]:
         "prompts take 1.2 times as long": replace(base, times=_scaled(table(CARD), prefill=1.2)),
         "a request needs 30 ms before it waits, not 3": replace(base, prepare_s=0.03),
         "single steps": replace(base, steps_together=1),
-        "clients do not try again": replace(base, retries=NO_RETRIES),
+        "clients try again as OpenAI's does": replace(base, retries=Retries()),
     }
     for kind, plan in kinds.items():
         yield {"changed": kind} | simulate(plan, seed=size.seed)

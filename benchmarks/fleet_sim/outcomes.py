@@ -65,14 +65,21 @@ def percentiles(values: Iterable[float], *fractions: float) -> list[float | None
 
 
 def summary(
-    seen: Sequence[Seen], gaps: Gaps, *, from_s: float, until_s: float, busy: Sequence[float], steps: int
+    seen: Sequence[Seen],
+    gaps: Gaps,
+    *,
+    from_s: float,
+    sent_until_s: float,
+    until_s: float,
+    busy: Sequence[float],
+    steps: int,
 ) -> dict[str, Any]:
-    """The numbers of all requests that were sent from `from_s` on, until `until_s`.
+    """The numbers of all requests that were sent from `from_s` to `sent_until_s`, and of all that ended by `until_s`.
 
     `busy` are the seconds in which each host computed, from `from_s` on. Rates are for all hosts together. Times are in
     milliseconds, and for refused requests there are none.
     """
-    sent = [each for each in seen if each.sent_s >= from_s]
+    sent = [each for each in seen if from_s <= each.sent_s <= sent_until_s]
     ended = [each for each in seen if each.ended_s is not None and each.ended_s >= from_s]
     first = [each.first_token_s - each.sent_s for each in sent if each.first_token_s is not None]
     begun = [each.began_s - each.sent_s for each in sent if each.began_s is not None]
@@ -84,7 +91,7 @@ def summary(
     wait50, wait99 = percentiles(begun, 0.5, 0.99)
     return {
         "requests": len(sent),
-        "sent_per_s": round(len(sent) / seconds, 3),
+        "sent_per_s": round(len(sent) / (sent_until_s - from_s), 3),
         "ended_per_s": round(len(ended) / seconds, 3),
         "tok_per_s": round(sum(each.reply_tokens for each in ended) / seconds, 1),
         "first_token_p50_ms": _ms(p50),

@@ -62,6 +62,8 @@ def study_table(rows: Sequence[Line]) -> str:
     shown = [key for key, column in cells.items() if len(set(column)) > 1]
     if cells.get("busy_most") == cells.get("busy"):
         shown = [key for key in shown if key != "busy_most"]  # there is one host
+    if cells.get("failed") == cells.get("refused"):
+        shown = [key for key in shown if key != "failed"]  # nobody tries again
     head = [*varied, *(_COLUMNS[key].strip() for key in shown)]
     body = [
         [*(str(row.get(key, "")) for key in varied), *(cells[key][place] for key in shown)]
