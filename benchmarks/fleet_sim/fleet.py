@@ -61,8 +61,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What is simulated. `config` is the table `[harness.llamacpp]` of every host.
 
     Numbers are counted from `warm_up_s` on. Requests that are sent in the last `settle_s` are not counted, because
-    clients that wait long before they try again would have no end yet. `hop_s` is the time from a client to a host, with
-    the gateway's question for the endpoint. A connection to a silent host is given up after `silent_s`. `notice_s` is
+    clients that wait long before they try again would have no end yet. `hop_s` is the time from a client to a host,
+    with the question for the endpoint. A connection to a silent host is given up after `silent_s`. `notice_s` is
     `drain_notice_secs`. `prepare_s` is the time of a request from its arrival to the line. Prompts are routed by their
     `system` prompt or by their `conversation`, if by their prefix.
     """
