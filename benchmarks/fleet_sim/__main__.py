@@ -4,6 +4,18 @@
 
 Prints one JSON line for each simulation, or with `--table` one table for each study. With `--out` the lines are written
 to a file, and tables and a picture beside it. Without names all studies are done. The same seed gives the same lines.
+
+Read it from the outside to the inside:
+
+studies, host_studies, fleet_studies    the questions
+fleet                                   clients, a gateway, hosts and faults: one simulation
+traffic, shapes                         who asks what and when
+gateway                                 polls, and the choice of a host
+host, runner                            neuron's own admission, scheduler and cache, without a model
+step_times, machines, measure           how long a step takes
+outcomes, report                        the numbers, and their tables
+validate, sleeping_daemon               a real daemon beside the simulation
+agenda                                  the clock
 """
 
 import argparse

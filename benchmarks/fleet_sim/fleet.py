@@ -28,16 +28,14 @@ _SYSTEM: Final = 1 << 40
 class Retries(Struct, frozen=True, kw_only=True):
     """How often a client sends a refused request again, and when.
 
-    It waits for Retry-After if that is `longest_s` at most and `heeds` is true, and else `first_s`, twice that the next
-    time, `most_s` at most, less up to a quarter at random. With `gives_up` a longer Retry-After is the end. The
-    defaults are those of OpenAI's Python client 3.57. `share` is what the host should have said instead of its
+    It waits for Retry-After if it `heeds` that, and else `first_s`, twice that the next time, `most_s` at most, less up
+    to a quarter at random. The defaults are those of OpenAI's Python client 3.57, which heeds at most 120 s. A host
+    never says more. `share` is what the host should have said instead of its
     Retry-After, as a share of it.
     """
 
     times: int = 2
     heeds: bool = True
-    longest_s: float = 120.0
-    gives_up: bool = True
     first_s: float = 0.5
     most_s: float = 8.0
     share: float = 1.0
@@ -162,14 +160,12 @@ class _Exchange:
     def _fail(self, reason: str, retry_after_s: int | None) -> None:
         fleet, seen, rules = self._fleet, self.seen, self._fleet.plan.retries
         seen.first_refusal = seen.first_refusal or reason
-        heeded_s = retry_after_s * rules.share if rules.heeds and retry_after_s else None
-        is_too_long = heeded_s is not None and heeded_s > rules.longest_s
-        if seen.attempts > rules.times or (is_too_long and rules.gives_up):
+        if seen.attempts > rules.times:
             seen.refusal = reason
             return
         wait_s = min(rules.most_s, rules.first_s * 2 ** (seen.attempts - 1)) * (1 - 0.25 * fleet.random.random())
-        if heeded_s is not None and not is_too_long:
-            wait_s = heeded_s
+        if rules.heeds and retry_after_s:
+            wait_s = retry_after_s * rules.share
         seen.attempts += 1
         fleet.agenda.after(wait_s, self._send)
 

@@ -6,7 +6,6 @@ client. A host is left out after three missed polls. What the gateway knows of a
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from functools import partial
 from hashlib import blake2b
 from typing import Final, Literal, TypeAlias
 
@@ -44,13 +43,12 @@ _POINTS: Final = 64
 
 class PollRules(Struct, frozen=True, kw_only=True):
     """How a gateway polls: it sleeps `pause_s` between two rounds. A host that answers or refuses the connection takes
-    `each_s`, and one that is silent takes `silent_s`. A gateway with `is_parallel` asks all hosts at the same time.
+    `each_s`, and one that is silent takes `silent_s`.
     """
 
     pause_s: float = 10.0
     each_s: float = 0.006
     silent_s: float = 10.0
-    is_parallel: bool = False
 
 
 class View:
@@ -110,19 +108,11 @@ class Gateway:
 
     def _ask(self, index: int) -> None:
         """Poll the host of this number, and then the others."""
-        agenda, polls = self._agenda, self._polls
         if index == 0:
-            self._round_s = agenda.now_s
-        if polls.is_parallel:
-            for view in self.views:
-                agenda.after(self._answer_s(view), partial(self._note, view))
-            agenda.after(polls.each_s + polls.pause_s, self._end_round)
-            return
-        view = self.views[index]
-        agenda.after(self._answer_s(view), lambda: self._asked(view))
-
-    def _answer_s(self, view: View) -> float:
-        return self._polls.silent_s if view.host.state == "silent" else self._polls.each_s
+            self._round_s = self._agenda.now_s
+        view, polls = self.views[index], self._polls
+        answer_s = polls.silent_s if view.host.state == "silent" else polls.each_s
+        self._agenda.after(answer_s, lambda: self._asked(view))
 
     def _asked(self, view: View) -> None:
         self._note(view)

@@ -224,7 +224,6 @@ def main() -> None:
     options = parser.parse_args()
     arrivals: Arrivals = options.arrivals
     traffic = Traffic(
-        name="validation",
         conversations_per_s=options.rate,
         arrivals=arrivals,
         cv=2.0,
