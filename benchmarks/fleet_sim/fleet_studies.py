@@ -78,29 +78,19 @@ def prefixes(size: Size) -> Iterator[Row]:
 
 
 def losses(size: Size) -> Iterator[Row]:
-    """Hosts of ten are lost for a minute, at seven tenths of the fleet, and clients try again in different ways."""
+    """Hosts of ten are lost for half a minute, and clients try again in different ways. The load is 0.7."""
     clients = {
         "no retries": NO_RETRIES,
         "as OpenAI's client": Retries(),
         "ten times, at once": Retries(times=10, heeds=False, first_s=0.1, most_s=1.0),
     }
     events: tuple[tuple[str, tuple[Fault, ...]], ...] = (
-        ("nothing", ()),
-        ("a process is lost", (Fault(kind="lost", host=0, at_s=40, for_s=60),)),
-        ("a machine is silent", (Fault(kind="silent", host=0, at_s=40, for_s=60),)),
-        ("half of them are lost", tuple(Fault(kind="lost", host=n, at_s=40, for_s=60) for n in range(5))),
+        ("a process is lost", (Fault(kind="lost", host=0, at_s=40, for_s=30),)),
+        ("a machine is silent", (Fault(kind="silent", host=0, at_s=40, for_s=30),)),
+        ("half of them are lost", tuple(Fault(kind="lost", host=n, at_s=40, for_s=30) for n in range(5))),
     )
     for (event, faults), (client, retries) in product(events, clients.items()):
-        plan = _plan(
-            10,
-            0.7,
-            policy="least-open",
-            faults=faults,
-            retries=retries,
-            warm_up_s=30.0,
-            seconds=240.0,
-            settle_s=130.0,
-        )
+        plan = _plan(10, 0.7, policy="least-open", faults=faults, retries=retries, seconds=160.0, settle_s=80.0)
         yield {"event": event, "client": client} | simulate(plan, seed=size.seed)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.fleet_sim.__main__ import main
 from benchmarks.fleet_sim.report import markdown
-from neuron_lib.config import AdmissionConfig, Config, LlamaCppConfig, PromptCacheConfig
+from neuron_lib.config import AdmissionConfig, Config
 from tests.documents import ROOT, blocks
 from tests.patience import PATIENCE_S
 
@@ -36,9 +36,7 @@ def test_a_table_below_its_command_is_what_the_command_prints(block: str, capsys
 
 
 @pytest.mark.parametrize("study", ["cold-model", "polls"])
-def test_the_lines_of_the_results_come_from_the_same_seed_again(
-    study: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_lines_of_the_results_come_from_the_same_seed_again(study: str, capsys: pytest.CaptureFixture[str]) -> None:
     main([study])
     kept = [line for line in RESULTS.read_text(encoding="utf-8").splitlines() if json.loads(line)["study"] == study]
     assert capsys.readouterr().out.splitlines() == kept
@@ -64,14 +62,11 @@ def test_every_command_of_the_page_is_understood(line: str) -> None:
 
 
 def test_the_defaults_on_the_page_are_those_of_the_configuration() -> None:
-    config, admission = LlamaCppConfig(), AdmissionConfig()
+    admission = AdmissionConfig()
     defaults = {
         "max_in_flight": admission.max_in_flight,
         "max_queue_depth": admission.max_queue_depth,
         "max_wait_secs": admission.max_wait_secs,
-        "kv_max_wait_secs": admission.kv_max_wait_secs,
-        "target_step_ms": config.target_step_ms,
-        "prompt_cache.host_mb": PromptCacheConfig().host_mb,
         "drain_notice_secs": Config().drain_notice_secs,
     }
     shown = dict(re.findall(r"^\| `([a-z_.]+)` \| (\d+)", TEXT, re.MULTILINE))
