@@ -196,7 +196,7 @@ class UpstreamClient:
                 raise
 
     def is_heard(self, within_s: float) -> bool:
-        """Whether a piece of an answer that is still under way came within the last `within_s`. Refusals do not count."""
+        """Whether a piece of an answer that goes on came within the last `within_s`. Refusals do not count."""
         since_s = anyio.current_time() - within_s
         return any(each.head.status == 200 and each._last_piece_s >= since_s for each in self._exchanges)
 

@@ -58,7 +58,7 @@ class RemoteServer:
         listener: Any = await anyio.create_tcp_listener(
             local_host="127.0.0.1", local_port=self.port, family=socket.AF_INET, reuse_port=True
         )
-        self.port = listener.extra(SocketAttribute.local_port)
+        self.port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - of anyio
         if self.tls is not None:
             listener = TLSListener(listener, self.tls, standard_compatible=False)
         with anyio.CancelScope() as self._scope:

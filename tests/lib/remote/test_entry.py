@@ -62,7 +62,10 @@ def test_an_address_is_the_same_with_and_without_its_version(tmp_path: Path, url
         ('url = "http://gpu2"\napi = "vlm"', "expected one of 'auto'"),
         ('url = "http://gpu2"\nconnect_timeout_secs = 0', "connect_timeout_secs`"),
         ('url = "http://gpu2"\n[harnesses.health]\ninterval_secs = 0', "health.interval_secs`"),
-        ('url = "http://gpu2"\n[harnesses.admission]\nkv_reply_tokens = 1', "`admission.kv_reply_tokens` means nothing"),
+        (
+            'url = "http://gpu2"\n[harnesses.admission]\nkv_reply_tokens = 1',
+            "`admission.kv_reply_tokens` means nothing",
+        ),
         ('url = "http://gpu2"\n[harnesses.models.one]', "org/name"),
         ('url = "http://gpu2"\n[harnesses.models."a/b"]\nmodel_name = ""', "model_name`"),
     ],

@@ -42,7 +42,8 @@ CHAT = Chat(model_id="org/model", messages=({"role": "user", "content": "Hi"},),
 SPEC = ModelSpec(model_id="org/model", harness="gpu2")
 CHATS = "/v1/chat/completions"
 OFTEN = Health(interval_secs=0.1)
-STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+BEGUN = f"data: {HELLO}\n\n".encode()
 
 Model = UpstreamModel[RemoteEngine]
 
@@ -330,7 +331,7 @@ async def test_a_neuron_that_loads_its_model_again_is_asked_again_what_it_is() -
     async with remote_server(answers=models(1, 512)) as server, opened(harness(server.port, health=OFTEN)) as model:
         assert model.info().limit == ModelLimit(context=512, output=512)
         server.answers |= models(2, 1024)
-        while model.info().limit != ModelLimit(context=1024, output=1024):
+        while model.info().limit != ModelLimit(context=1024, output=1024):  # noqa: ASYNC110 - nobody tells a test
             await anyio.sleep(0.01)
         assert server.paths.count("GET /models") == 2
         assert model.load().engine_restarts == 0
@@ -373,7 +374,7 @@ async def test_a_reply_that_had_begun_is_lost_with_its_server_and_one_that_had_n
 
     async def begins(stream: ByteStream, request: bytes) -> None:
         if b"begin" in request:
-            await stream.send(STREAM + f"data: {HELLO}\n\n".encode())
+            await stream.send(STREAM + f"{len(BEGUN):x}\r\n".encode() + BEGUN + b"\r\n")
         else:
             came.set()
         await stream.receive()
@@ -384,7 +385,7 @@ async def test_a_reply_that_had_begun_is_lost_with_its_server_and_one_that_had_n
 
         async def ask() -> None:
             async with model.run(CHAT) as reply:
-                retried.extend(event.text async for event in reply if isinstance(event, TextDelta))
+                retried.extend([event.text async for event in reply if isinstance(event, TextDelta)])
                 assert reply.retried
 
         async with anyio.create_task_group() as tasks, model.run(begin) as reply:
@@ -398,7 +399,7 @@ async def test_a_reply_that_had_begun_is_lost_with_its_server_and_one_that_had_n
                 await anext(events)
             server.answers[CHATS] = sse(HELLO, END)
             tasks.start_soon(serve_again, server)
-            while not retried:
+            while not retried:  # noqa: ASYNC110 - nobody tells a test
                 await anyio.sleep(0.01)
             server.kill()
         assert retried == ["Hello"]
@@ -418,8 +419,9 @@ async def test_a_key_that_was_exchanged_is_read_again_when_the_old_one_is_refuse
         else:
             await stream.send(listed("org/model") if is_list else sse(HELLO, END))
 
-    async with remote_server(asks_for_the_key, chat=asks_for_the_key) as server:
-        async with opened(harness(server.port, health=Health(interval_secs=600), api_key_file=file)) as model:
+    seldom = Health(interval_secs=600)
+    async with remote_server(asks_for_the_key, chat=asks_for_the_key) as server:  # noqa: SIM117
+        async with opened(harness(server.port, health=seldom, api_key_file=file)) as model:
             assert await said(model) == "Hello"
             right = "new-secret"
             with pytest.raises(UpstreamRefused, match="did not accept this host's key"):
@@ -431,16 +433,15 @@ async def test_a_key_that_was_exchanged_is_read_again_when_the_old_one_is_refuse
 
 
 async def test_a_server_that_has_the_model_no_more_is_given_up_in_the_end() -> None:
-    async with remote_server() as server:
-        async with opened(harness(server.port, health=OFTEN, most_deaths=3)) as model:
-            server.answers["/v1/models"] = listed("org/another")
-            reason = await model.wait_lost()
-            assert "has no model 'org/model'; it has org/another" in reason
-            with pytest.raises(Overloaded):
-                await said(model)
+    async with remote_server() as server, opened(harness(server.port, health=OFTEN, most_deaths=3)) as model:
+        server.answers["/v1/models"] = listed("org/another")
+        reason = await model.wait_lost()
+        assert "has no model 'org/model'; it has org/another" in reason
+        with pytest.raises(Overloaded):
+            await said(model)
 
 
-# --------------------------------------------------------------------------- several harnesses, and a load that names none
+# ---------------------------------------------------------------------- a load that names no harness
 
 
 async def test_a_load_that_names_no_harness_goes_to_the_host_that_has_the_model() -> None:

@@ -68,7 +68,17 @@ def test_a_list_without_an_object_around_it_is_a_list_too() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"<html>", b"{}", b"[1]", b'{"data":{}}', b'{"data":[{"id":7}]}', b"[" * 100_000, b'{"data":' * 50_000, b"\xff"],
+    [
+        b"",
+        b"<html>",
+        b"{}",
+        b"[1]",
+        b'{"data":{}}',
+        b'{"data":[{"id":7}]}',
+        b"[" * 100_000,
+        b'{"data":' * 50_000,
+        b"\xff",
+    ],
 )
 def test_what_is_no_list_of_models_is_an_error_and_nothing_else(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
@@ -107,7 +117,9 @@ def test_a_neuron_says_what_its_model_can_do() -> None:
     assert (facts.tool_call, facts.tool_format, facts.reasoning) == (True, "hermes", True)
 
 
-@pytest.mark.parametrize("limit", [{"context": -1, "output": 1}, {"context": 9, "output": 0}, {"context": 1 << 60, "output": 1}])
+@pytest.mark.parametrize(
+    "limit", [{"context": -1, "output": 1}, {"context": 9, "output": 0}, {"context": 1 << 60, "output": 1}]
+)
 def test_a_limit_that_cannot_be_one_is_not_believed(limit: dict[str, int]) -> None:
     known = UpstreamFacts(limit=ModelLimit(context=7, output=7))
     assert facts_of_neuron(json.dumps([{"id": "m", "limit": limit}]).encode(), "m", known).limit == known.limit
