@@ -13,7 +13,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from scripts.build_deb import control, debian_version, maintainer_scripts
+from scripts.build_deb import control, debian_version, maintainer_scripts, name_of_build
 from tests.documents import ROOT
 from tests.packages.debian import base_system, in_chroot, mounted
 from tests.system.daemon import eventually, free_port
@@ -46,6 +46,19 @@ def test_the_package_asks_for_the_python_and_the_c_library_that_it_was_built_wit
     (line,) = [line for line in text.splitlines() if line.startswith("Depends: ")]
     assert {"python3.11", "libc6 (>= 2.36)"} <= set(line.removeprefix("Depends: ").split(", "))
     assert text.endswith("\n")
+
+
+def test_a_kept_llama_cpp_is_used_again_only_if_it_would_be_built_the_same() -> None:
+    block = "llama-cpp-python==0.3.36 \\\n    --hash=sha256:aa\n"
+    kept = name_of_build(block, "-DA=1", "set(B OFF)\n")
+    assert kept.startswith("0.3.36-")
+    assert kept == name_of_build(block, "-DA=1", "set(B OFF)\n")
+    others = [
+        name_of_build(block.replace("aa", "bb"), "-DA=1", "set(B OFF)\n"),
+        name_of_build(block, "-DA=1 -DC=1", "set(B OFF)\n"),
+        name_of_build(block, "-DA=1", "set(B ON)\n"),
+    ]
+    assert len({kept, *others}) == 4
 
 
 @pytest.mark.process
