@@ -10,6 +10,7 @@ from typing import Final
 
 from neuron_lib.config import Config, load_config, store_settings
 from neuron_lib.errors import ConfigError
+from neuron_lib.remote.backend import REMOTE
 from neuron_service.backends import BACKENDS
 from neuron_service.cli.options import LOG_LEVELS, ConfigOptions
 from neuron_service.log_config import configure_logging
