@@ -1,6 +1,5 @@
 """What a service that runs has got from its configuration, and how it is exchanged for that of another one."""
 
-import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from neuron_lib.backend import Backend, HarnessSetup
 from neuron_lib.config import Config, store_settings
 from neuron_lib.errors import ConfigError, cause_chain
 from neuron_lib.harness import Harness
+from neuron_lib.logs import get_logger
 from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.types import public_id
 from neuron_service.access.entrance import EntranceRules
@@ -27,7 +27,7 @@ from neuron_service.socket_reader import read_socket
 
 __all__ = ("Offer", "Running", "access_rules", "configured_ids", "endpoint_url", "make_harnesses", "say_who_is_let_in")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Offer: TypeAlias = tuple[Harness, tuple[str, ...]]
 """A harness, and its other names."""
