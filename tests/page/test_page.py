@@ -165,6 +165,8 @@ def test_without_its_script_the_page_has_the_numbers_and_no_controls(open_page: 
         card(page, A).get_by_text("0 of 8").wait_for()
         page.get_by_text("The chat needs JavaScript.").wait_for()
         assert page.get_by_role("button").count() == page.get_by_role("textbox").count() == 0
+        assert page.get_by_text("Load a model").filter(visible=True).count() == 0
+        assert page.locator("#chat").bounding_box()["height"] < page.locator("#models").bounding_box()["height"]
 
 
 def test_the_page_works_below_a_path_of_a_proxy(open_page: OpenPage) -> None:
@@ -366,6 +368,10 @@ def test_no_state_of_the_page_has_a_fault_that_axe_finds(open_page: OpenPage, sc
         page.locator(".assistant blockquote").wait_for()
         page.get_by_text("Settings").click()
         check(page, "chatting")
+        desktop = page.viewport_size
+        page.set_viewport_size(PHONE)
+        check(page, "chatting on a phone")
+        page.set_viewport_size(desktop)
         script.reply = (EngineDead(A, "SIGSEGV"),)
         say(page, "hi")
         page.get_by_role("button", name="Try again").wait_for()
@@ -390,4 +396,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(open_page: OpenPage) -> Non
         page.locator("html.scripted").wait_for()
         say(page, wide)
         page.locator(".assistant pre").wait_for()
+        page.get_by_role("cell", name="finished").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+        requests = page.get_by_role("group", name="The last requests")
+        assert requests.evaluate("node => node.scrollWidth <= node.clientWidth")
