@@ -33,7 +33,7 @@ LONG_TEXT = 12
 
 LOAD_BEGINS = re.compile(r"loading model: resolving .*model_id=(\S+)")
 LOAD_ENDS = re.compile(
-    r"(?:engine ready|load cancelled:|a load failed|failed to load default model|source of default model unavailable"
+    r"(?:engine ready|program serves|load cancelled:|a load failed|failed to load default model|source of default model unavailable"
     r"|path=/models/load ).*model_id=(\S+)"
 )
 
