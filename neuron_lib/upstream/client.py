@@ -104,7 +104,7 @@ class Exchange:
             await self._connection.aclose()
             raise
         else:
-            self._last_piece_s = anyio.current_time()
+            self._last_piece_s = -math.inf if piece is None else anyio.current_time()
         finally:
             self._is_waiting = False
         if piece is not None:

@@ -406,6 +406,16 @@ async def test_a_reply_that_had_begun_is_lost_with_its_server_and_one_that_had_n
         assert len([path for path in server.paths if path.startswith("POST")]) == 3
 
 
+async def test_an_answer_without_a_length_that_ends_too_early_is_one_of_a_lost_server() -> None:
+    async def begins(stream: ByteStream, _request: bytes) -> None:
+        await stream.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + BEGUN)
+        server.kill()
+
+    async with remote_server(chat=begins) as server, opened(harness(server.port, health=OFTEN)) as model:
+        with pytest.raises(EngineDead, match="is lost: no connection"):
+            await said(model)
+
+
 async def test_a_key_that_was_exchanged_is_read_again_when_the_old_one_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("old-secret")
