@@ -442,6 +442,32 @@ async def test_a_key_that_was_exchanged_is_read_again_when_the_old_one_is_refuse
             assert await said(model) == "Hello"
 
 
+async def test_a_request_is_not_suspected_because_its_server_unloads_the_model_again_and_again() -> None:
+    came: list[bytes] = []
+
+    async def unloads(stream: ByteStream, request: bytes) -> None:
+        came.append(request)
+        if len(came) == 3:
+            await stream.send(sse(HELLO, END))
+            return
+        server.answers["/v1/models"] = listed()
+        await stream.receive()
+
+    async with remote_server(chat=unloads) as server, opened(harness(server.port, health=OFTEN)) as model:
+
+        async def load_again() -> None:
+            while True:
+                await until(model, ModelStatus.RECOVERING)
+                server.answers["/v1/models"] = listed("org/model")
+                await until(model, ModelStatus.LOADED)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(load_again)
+            assert await said(model) == "Hello"
+            tasks.cancel_scope.cancel()
+        assert (len(came), model.load().engine_restarts) == (3, 2)
+
+
 async def test_a_server_that_has_the_model_no_more_is_given_up_in_the_end() -> None:
     async with remote_server() as server, opened(harness(server.port, health=OFTEN, most_deaths=3)) as model:
         server.answers["/v1/models"] = listed("org/another")
