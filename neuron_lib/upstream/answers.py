@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Struct
 
-from neuron_lib.errors import EngineFailed
+from neuron_lib.errors import EngineFailed, InvalidRequest
 from neuron_lib.types import (
     Detokenize,
     Detokenized,
@@ -29,6 +29,7 @@ __all__ = ("MAX_ANSWER_BYTES", "events_of")
 MAX_ANSWER_BYTES: Final = 64 << 20
 """The longest answer. All numbers of the largest request for vectors take 45 MB as JSON."""
 _MOST_TOKENS: Final = 1 << 24
+_LARGEST_COUNT: Final = 1 << 40
 
 T = TypeVar("T")
 
@@ -77,7 +78,9 @@ class _Prompt(Struct):
 
 
 def events_of(task: Embed | Rerank | Tokenize | Detokenize, body: bytes) -> list[GenerationEvent]:
-    """All events of the reply to `task`. Raises `EngineFailed` for a body that is no answer to it."""
+    """All events of the reply to `task`. Raises `EngineFailed` for a body that is no answer to it, and `InvalidRequest`
+    for vectors of another length than was asked for, because most servers ignore `dimensions` in silence.
+    """
     match task:
         case Embed():
             vectors = _decode(body, _Vectors)
@@ -85,6 +88,9 @@ def events_of(task: Embed | Rerank | Tokenize | Detokenize, body: bytes) -> list
             widths = {len(item.embedding) for item in vectors.data}
             if len(widths) != 1 or not all(math.isfinite(sum(item.embedding)) for item in vectors.data):
                 raise EngineFailed("the server sent vectors of different lengths, or no numbers")
+            if task.dimensions is not None and widths != {task.dimensions}:
+                text = f"dimensions: the server of this model gave {widths.pop()} numbers instead of {task.dimensions}"
+                raise InvalidRequest(text, param="dimensions", summary=text)
             made: list[GenerationEvent] = [Embedding(item.index, tuple(item.embedding)) for item in vectors.data]
             return _whole(made, _prompt_tokens(vectors.usage), is_estimated=vectors.usage is None)
         case Rerank():
@@ -126,7 +132,7 @@ def _require_each(indices: Sequence[int], count: int) -> None:
 
 def _prompt_tokens(usage: _Tokens | None) -> int:
     told = None if usage is None else usage.prompt_tokens or usage.total_tokens
-    return max(0, told or 0)
+    return told if told is not None and 0 <= told <= _LARGEST_COUNT else 0
 
 
 def _whole(made: list[GenerationEvent], prompt_tokens: int, *, is_estimated: bool = False) -> list[GenerationEvent]:

@@ -228,7 +228,16 @@ def _continues(task: Chat, api: UpstreamApi) -> dict[str, Any]:
         return {} if wanted is None else {"continue_final_message": wanted, "add_generation_prompt": not wanted}
     if wanted and api.continues == "never":
         raise _unknown("continue_final_message", "a message that is begun and not ended")
+    if wanted is False and api.continues == "always" and _ends_with_assistant(task.messages):
+        raise _unknown("continue_final_message", "a new message behind one of the assistant")
     return {}
+
+
+def _ends_with_assistant(messages: Sequence[Mapping[str, Any]]) -> bool:
+    try:
+        return bool(messages) and messages[-1].get("role") == "assistant"
+    except ValueError:
+        return False  # no messages at all, which the server will say
 
 
 # ---------------------------------------------------------------------------------------------- what all writing shares

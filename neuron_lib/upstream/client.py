@@ -182,7 +182,7 @@ class UpstreamClient:
         until_s = anyio.current_time() + self.limits.reply_s
         sent = [*self._usual_headers(has_body=bool(body)), *headers.items()]
         while True:
-            idle = self._take_idle()
+            idle = await self._take_idle()
             connection = idle or await self._connect()
             ask = partial(_ask, connection, method, self.address.target(path), sent, body)
             try:
@@ -260,11 +260,15 @@ class UpstreamClient:
             await anyio.aclose_forcefully(stream)
             raise
 
-    def _take_idle(self) -> Connection | None:
-        """The connection that was used last, if it was not idle for too long."""
-        if not self._idle or anyio.current_time() - self._idle[-1][0] > _IDLE_S:
-            return None
-        return self._idle.pop()[1]
+    async def _take_idle(self) -> Connection | None:
+        """The connection that was used last, if it was not idle for too long. Close those on which something came."""
+        while self._idle and anyio.current_time() - self._idle[-1][0] <= _IDLE_S:
+            connection = self._idle.pop()[1]
+            if connection.is_quiet:
+                return connection
+            with anyio.CancelScope(shield=True):
+                await connection.aclose()
+        return None
 
     async def _put_away(self, connection: Connection) -> None:
         """Keep a connection for the next request, or close it. Close those that were idle for too long."""

@@ -4,6 +4,7 @@ Not httpx: its streams are async generators inside each other, which trio leaves
 leaves half-way, and a token would pass five of them.
 """
 
+import select
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import Final, Self
 
 import anyio
 import h11
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 from msgspec import Struct
 
 __all__ = ("Connection", "ConnectionLost", "Head")
@@ -96,6 +97,18 @@ class Connection:
             return False
         self._http.start_next_cycle()
         return True
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing has come since the last answer. What comes unasked is no answer to the next request: some
+        servers say 408 before they close an idle connection.
+        """
+        sock = self._stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610 - of anyio, and no SQL
+        if sock is None:
+            return True
+        waiting = select.poll()
+        waiting.register(sock.fileno(), select.POLLIN)
+        return not waiting.poll(0)
 
     async def aclose(self) -> None:
         """Close at once."""

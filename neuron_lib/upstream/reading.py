@@ -30,17 +30,30 @@ __all__ = ("ReplyReading",)
 
 _DONE: Final = b"[DONE]"
 _MOST_CALLS: Final = 1024
+_MOST_PIECES: Final = 64
+"""The most pieces of one choice in one event. Each costs the event loop more than its bytes."""
 _MOST_ARGUMENT_BYTES: Final = 8 << 20
 _LONGEST_NAME: Final = 1024
 _LARGEST_COUNT: Final = 1 << 40
 _REASONS: Final = {
     "length": FinishReason.LENGTH,
     "max_tokens": FinishReason.LENGTH,
+    "model_length": FinishReason.LENGTH,
     "tool_calls": FinishReason.TOOL_CALLS,
     "function_call": FinishReason.TOOL_CALLS,
 }
 """Every other word means that the model ended by itself: `stop`, and what servers say instead (`eos`, `end_turn`)."""
-_BROKEN_REASONS: Final = frozenset({"abort", "content_filter", "error"})
+_BROKEN_REASONS: Final = frozenset(
+    {
+        "abort",
+        "cancelled",
+        "content_filter",
+        "error",
+        "insufficient_system_resource",
+        "malformed_function_call",
+        "timeout",
+    }
+)
 _OPEN, _CLOSE = "<think>\n", "\n</think>\n\n"
 
 
@@ -81,8 +94,10 @@ class ReplyReading:
         token_hex: Callable[[int], str],
         stop: tuple[str, ...] = (),
         include_thinking: bool = False,
+        cover: Callable[[bytes], bytes] = bytes,
     ) -> None:
         """`prompt_tokens` is a guess, for a server that does not count. `token_hex` makes ids for calls without one.
+        `cover` takes secrets out of the error of a server.
 
         `stop` are the stop strings of the request. With `include_thinking` reasoning becomes a part of the text,
         between `<think>` and `</think>`.
@@ -95,6 +110,7 @@ class ReplyReading:
         self._token_hex: Final = token_hex
         self._stop: Final = stop
         self._include_thinking: Final = include_thinking
+        self._cover: Final = cover
         self._tokens: Tokens | None = None
         self._timings: Timings | None = None
 
@@ -115,7 +131,7 @@ class ReplyReading:
         return Usage(
             prompt_tokens=prompt_tokens,
             completion_tokens=counted if told is None else _count(told),
-            cached_tokens=min(prompt_tokens, _count(None if inside is None else inside.cached_tokens)),
+            cached_tokens=min(prompt_tokens, _count(timings.cache_n if inside is None else inside.cached_tokens)),
             reasoning_tokens=_count(None if details is None else details.reasoning_tokens),
             prefill_ms=_count(timings.prompt_ms),
             decode_ms=_count(timings.predicted_ms),
@@ -133,12 +149,15 @@ class ReplyReading:
             chunk = decode_chunk(data)
         except ValueError as error:
             raise EngineFailed(f"the server sent no JSON of a reply: {one_word(type(error).__name__)}") from None
-        failure = _failure(chunk)
+        failure = _failure(chunk, self._cover)
         if failure is not None:
             raise failure
-        self._tokens = chunk.usage or self._tokens
+        if chunk.usage is not None and (self._tokens is None or chunk.usage.prompt_tokens is not None):
+            self._tokens = chunk.usage
         self._timings = chunk.timings or self._timings
         events: list[EventBeforeEnd] = []
+        if len(chunk.choices or ()) > _MOST_PIECES * len(self._choices):
+            raise EngineFailed("the server sent too many pieces of choices at once")
         for choice in chunk.choices or ():
             events += self._take(choice)
         return [*self._opening(chunk, events), *events]
@@ -189,18 +208,22 @@ class ReplyReading:
         if not 0 <= told.index < len(self._choices):
             raise EngineFailed(f"the server sent choice {told.index} of {len(self._choices)}")
         number, choice = told.index, self._choices[told.index]
-        delta = told.delta or told.message or Delta()
+        delta, counted = told.delta or told.message or Delta(), choice.deltas
         events = self._reasoning(number, choice, delta)
         text = "".join(part for part in (delta.content, delta.refusal, told.text) if part)
         logprobs = tokens_of(told.logprobs)
-        if text or logprobs:
+        if text:
             events += self._end_reasoning(number, choice)
+        if text.strip() or (text and _is_complete(choice.call)):  # a line end may come in the middle of a call
             events += self._close(number, choice)
-            choice.deltas += len(logprobs) or 1
+        if text or logprobs:
+            choice.deltas += 1
             events.append(TextDelta(text, number, logprobs))
         for call in self._calls(delta):
             events += self._end_reasoning(number, choice)
             events += self._piece(number, choice, call)
+        if logprobs:
+            choice.deltas = counted + len(logprobs)
         if told.finish_reason:
             events += self._end_reasoning(number, choice)
             self._end_choice(choice, told)
@@ -241,16 +264,24 @@ class ReplyReading:
     def _calls(delta: Delta) -> list[Call]:
         """The pieces of calls, those of the older `function_call` included."""
         calls = delta.tool_calls or []
+        if len(calls) > _MOST_CALLS:
+            raise EngineFailed(f"the server sent more than {_MOST_CALLS} calls of tools")
         return calls if delta.function_call is None else [*calls, Call(index=0, function=delta.function_call)]
 
     def _piece(self, number: int, choice: _Choice, piece: Call) -> list[EventBeforeEnd]:
-        """Take a piece of a call. A new index, or a new name with a new id, begins the next call."""
+        """Take a piece of a call. A new index, or a new name with a new id, begins the next call. Where there is
+        neither index nor id each name does.
+        """
         events: list[EventBeforeEnd] = []
         function = piece.function or Function()
         call = choice.call
         is_new_index = call is not None and piece.index is not None and piece.index != call.key
-        is_renamed = call is not None and bool(function.name and piece.id and piece.id != call.id)
+        is_unmarked = piece.index is None and not piece.id
+        is_renamed = call is not None and bool(function.name and (is_unmarked or (piece.id and piece.id != call.id)))
+        text = _arguments(function)
         if call is None or is_new_index or is_renamed:
+            if not function.name and not text:
+                return events  # says nothing
             if not function.name:
                 raise EngineFailed("the server sent a piece of a call without the name of the tool")
             events += self._close(number, choice)
@@ -258,7 +289,6 @@ class ReplyReading:
             if choice.calls >= _MOST_CALLS:
                 raise EngineFailed(f"the server sent more than {_MOST_CALLS} calls of tools")
         call.name = (call.name or function.name or "")[:_LONGEST_NAME]
-        text = _arguments(function)
         choice.argument_bytes += len(text)
         if choice.argument_bytes > _MOST_ARGUMENT_BYTES:
             raise EngineFailed(f"the server sent more than {_MOST_ARGUMENT_BYTES} bytes of arguments of tools")
@@ -283,20 +313,27 @@ class ReplyReading:
         return [event]
 
 
-def _failure(chunk: Chunk) -> NeuronError | None:
+def _failure(chunk: Chunk, cover: Callable[[bytes], bytes]) -> NeuronError | None:
     """The error that an event of the stream tells of."""
     if bytes(chunk.error) not in {b"null", b'""'}:
-        return failure_of(bytes(chunk.error))
+        return failure_of(cover(bytes(chunk.error)))
     if chunk.object == "error":
-        return failure_of(msgspec.json.encode({"message": chunk.message}))
+        return failure_of(cover(msgspec.json.encode({"message": chunk.message})))
     return None
+
+
+def _is_complete(call: _OpenCall | None) -> bool:
+    return call is not None and _is_object("".join(call.arguments))
 
 
 def _arguments(function: Function) -> str:
     text = bytes(function.arguments)
     if text == b"null":
         return ""
-    return msgspec.json.decode(text, type=str) if text.startswith(b'"') else text.decode()
+    try:
+        return msgspec.json.decode(text, type=str) if text.startswith(b'"') else text.decode()
+    except ValueError:  # what stays text was not looked at before
+        raise EngineFailed("the server sent arguments of a tool that are no text") from None
 
 
 def _is_object(text: str) -> bool:

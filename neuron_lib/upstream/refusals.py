@@ -6,6 +6,7 @@ What the client can mend is passed on with its code. What only this host's opera
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -36,6 +37,8 @@ _OPERATORS: Final = frozenset({401, 402, 403, 404, 405, 407})
 """Statuses that say something about the key or the address, which are the operator's."""
 _BUSY: Final = frozenset({429, 502, 503, 529})
 """Statuses of a server that may take the request later. 502 is said by a proxy whose server is away."""
+_LATE: Final = frozenset({408, 425, 499})
+"""Statuses by which a gateway says that its own server was too slow. The request has no fault."""
 _RETRY_S: Final = 2
 _LONGEST_RETRY_S: Final = 3600
 _LARGEST: Final = 1 << 40
@@ -107,9 +110,9 @@ def refusal_of(status: int, headers: Mapping[str, str], body: bytes, *, model_id
         return _busy(status, headers, error, where=where)
     if status == 508 or error.code == RequestLoop.code:
         return RequestLoop(int(_number(error.hops)))
-    if 400 <= status < 500 and status not in _OPERATORS:
+    if 400 <= status < 500 and status not in _OPERATORS | _LATE:
         return _clients_fault(status, error, model_id=model_id)
-    if status >= 500:
+    if status >= 500 or status in _LATE:
         return QuotedFailure(
             f"the server at {where} answered {status}: {clip(error.message) or 'it did not say why'}",
             upstream_status=status,
@@ -193,8 +196,21 @@ def _read(body: bytes) -> _Error:
         return envelope.error
     detail: Any = None
     if len(envelope.detail) <= 1 << 16:
-        detail = msgspec.json.decode(envelope.detail)
+        with suppress(ValueError, RecursionError):  # what stays text was not looked at before
+            detail = msgspec.json.decode(envelope.detail)
+    if isinstance(detail, list) and detail:
+        return _of_field(detail[0])
     return _Error(message=envelope.message or (detail if isinstance(detail, str) else ""))
+
+
+def _of_field(detail: Any) -> _Error:
+    """The error in a field of the body, as FastAPI tells it."""
+    told = detail if isinstance(detail, dict) else {}
+    place, message = told.get("loc"), told.get("msg")
+    names = [clip(name) for name in place if isinstance(name, str)] if isinstance(place, list) else []
+    param = ".".join(names[1:8]) or None  # the first is "body"
+    text = message if isinstance(message, str) else ""
+    return _Error(message=f"{param}: {text}" if param else text, param=param)
 
 
 def _word(code: str | int | None) -> str:

@@ -261,6 +261,7 @@ class UpstreamReply(Generic[EngineT]):
             token_hex=secrets.token_hex,
             stop=task.stop,
             include_thinking=isinstance(task, Chat) and task.include_thinking and not call.shows_thinking,
+            cover=self._supervisor.latest.client.address.without_token,
         )
 
     # --------------------------------------------------------------------------------------------- from then on

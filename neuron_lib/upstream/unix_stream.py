@@ -5,11 +5,12 @@ the moment in which they come, which is what hanging up is.
 """
 
 import socket
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 from anyio.lowlevel import checkpoint
 
 __all__ = ("UnixStream", "connect_unix")
@@ -21,6 +22,10 @@ class UnixStream(ByteStream):
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock: Final = sock
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return {SocketAttribute.raw_socket: lambda: self._sock}
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         await checkpoint()

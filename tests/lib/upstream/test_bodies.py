@@ -240,3 +240,13 @@ def test_a_value_that_json_cannot_hold_is_refused_and_not_shown_in_a_log() -> No
     with pytest.raises(InvalidRequest) as caught:
         call_of(chat(messages=({"role": "user", "content": object()},)), model="m", api=OPENAI)
     assert "JSON" in caught.value.log_message
+
+
+def test_a_new_message_behind_one_of_the_assistant_is_refused_where_the_server_always_goes_on() -> None:
+    messages = (*MESSAGES, {"role": "assistant", "content": "He"})
+    chat = Chat(model_id="m", messages=messages, continue_final_message=False)
+    with pytest.raises(InvalidRequest) as caught:
+        call_of(chat, model="m", api=LLAMA_SERVER)
+    assert caught.value.param == "continue_final_message"
+    call_of(replace(chat, messages=MESSAGES), model="m", api=LLAMA_SERVER)
+    call_of(replace(chat, continue_final_message=None), model="m", api=LLAMA_SERVER)

@@ -20,6 +20,7 @@ from neuron_lib.types import (
     ToolCall,
     Usage,
 )
+from neuron_lib.upstream.address import UpstreamAddress
 from neuron_lib.upstream.reading import ReplyReading
 from neuron_lib.upstream.sse import SseReader
 from neuron_lib.wire.openai_chat_reply import ChatStreamEncoder
@@ -286,3 +287,95 @@ def test_any_stream_is_events_or_an_error_of_ours(stream: list[bytes]) -> None:
     except NeuronError:
         pass
     assert made.usage.completion_tokens >= 0
+
+
+LOGPROBS = {"content": [{"token": "a", "logprob": -1.0}]}
+
+
+def call_piece(index: int | None = 0, **function: Any) -> dict[str, Any]:
+    return {"tool_calls": [{"index": index, "function": function}]}
+
+
+def piece(finish_reason: str | None = None, *, logprobs: Any = None, **keys: Any) -> bytes:
+    return chunk(choices=[{"index": 0, "delta": keys, "finish_reason": finish_reason, "logprobs": logprobs}])
+
+
+@pytest.mark.parametrize("between", [{"logprobs": LOGPROBS}, {"content": "\n"}, {"content": ""}])
+def test_log_probabilities_and_line_ends_do_not_cut_a_call_in_two(between: dict[str, Any]) -> None:
+    made = reading()
+    events = made.feed(piece(**call_piece(name="f", arguments="")))
+    events += made.feed(piece(**call_piece(arguments='{"a":'), **between))
+    events += made.feed(piece(**call_piece(arguments="1}"), **between))
+    events += made.feed(piece("tool_calls")) + made.end()
+    calls = [event for event in events if isinstance(event, ToolCall)]
+    assert [(call.name, call.arguments) for call in calls] == [("f", '{"a":1}')]
+
+
+def test_log_probabilities_do_not_end_reasoning_that_is_shown() -> None:
+    made = reading(include_thinking=True)
+    events = made.feed(piece(reasoning_content="A", logprobs=LOGPROBS))
+    events += made.feed(piece(reasoning_content="B", logprobs=LOGPROBS))
+    events += made.feed(piece("stop", content="C", logprobs=LOGPROBS)) + made.end()
+    text = "".join(event.text for event in events if isinstance(event, TextDelta))
+    assert text == "<think>\nAB\n</think>\n\nC"
+    assert made.usage.completion_tokens == 3
+
+
+def test_whole_calls_without_index_and_id_are_calls_of_their_own() -> None:
+    calls = [{"id": "", "function": {"name": name, "arguments": "{}"}} for name in ("f", "f", "g")]
+    made = reading()
+    events = made.feed(chunk(choices=[{"message": {"tool_calls": calls}, "finish_reason": "tool_calls"}])) + made.end()
+    assert [event.name for event in events if isinstance(event, ToolCall)] == ["f", "f", "g"]
+
+
+def test_a_piece_of_a_call_that_says_nothing_is_nothing() -> None:
+    made = reading()
+    events = made.feed(piece(**call_piece(name="f", arguments="{}")))
+    events += made.feed(piece(**call_piece(1, name="g", arguments="{}")))
+    events += made.feed(piece(**call_piece(0, arguments="")))
+    events += made.feed(piece("tool_calls")) + made.end()
+    assert [event.name for event in events if isinstance(event, ToolCall)] == ["f", "g"]
+
+
+@pytest.mark.parametrize("arguments", [b'"\xff"', b'{"a":"\xff"}'])
+def test_arguments_that_are_no_text_are_a_failure_of_the_server(arguments: bytes) -> None:
+    body = b'{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"name":"f","arguments":%s}}]}}]}' % arguments
+    with pytest.raises(EngineFailed):
+        reading().feed(body)
+
+
+@pytest.mark.parametrize("word", ["insufficient_system_resource", "malformed_function_call", "timeout", "cancelled"])
+def test_a_reply_that_the_server_could_not_finish_is_no_whole_one(word: str) -> None:
+    with pytest.raises(EngineFailed, match=word):
+        reading().feed(delta(word, content="half"))
+
+
+def test_an_empty_usage_does_not_take_the_place_of_one_with_numbers() -> None:
+    made = reading()
+    made.feed(chunk(choices=[{"delta": {"content": "a"}}], usage={"prompt_tokens": 5, "completion_tokens": 1}))
+    made.feed(chunk(choices=[{"delta": {}, "finish_reason": "stop"}], usage={}))
+    assert (made.usage.prompt_tokens, made.usage.is_estimated) == (5, False)
+
+
+def test_cached_tokens_are_those_of_the_timings_where_the_usage_has_none() -> None:
+    made = reading()
+    made.feed(chunk(choices=[], usage={"prompt_tokens": 9, "completion_tokens": 1}, timings={"cache_n": 4}))
+    assert made.usage.cached_tokens == 4
+
+
+@pytest.mark.parametrize(
+    "event", [{"error": {"message": "bad key sk-12345678"}}, {"object": "error", "message": "sk-12345678"}]
+)
+def test_the_key_is_covered_in_the_error_of_a_stream(event: dict[str, Any]) -> None:
+    address = UpstreamAddress(url="http://127.0.0.1:1", model="m", token="sk-12345678")  # noqa: S106 - the key of a test
+    with pytest.raises(EngineFailed) as caught:
+        reading(cover=address.without_token).feed(chunk(**event))
+    assert "***" in str(caught.value)
+    assert "sk-12345678" not in str(caught.value)
+
+
+def test_an_event_of_more_pieces_than_a_server_sends_is_not_read() -> None:
+    with pytest.raises(EngineFailed, match="too many"):
+        reading().feed(chunk(choices=[{}] * 1000))
+    with pytest.raises(EngineFailed, match="calls of tools"):
+        reading().feed(chunk(choices=[{"delta": {"tool_calls": [{}] * 2000}}]))

@@ -158,6 +158,24 @@ async def test_an_idle_connection_that_was_closed_is_replaced(tmp_path: Path) ->
         assert it.upstream.connections == 2
 
 
+async def test_what_comes_unasked_on_an_idle_connection_is_no_answer(tmp_path: Path) -> None:
+    whole = HEAD + event(HELLO) + event(END) + event("[DONE]") + b"0\r\n\r\n"
+    is_idle, has_come = anyio.Event(), anyio.Event()
+
+    async def hurried(stream: ByteStream, _request: bytes) -> None:
+        await stream.send(whole)
+        await is_idle.wait()
+        await stream.send(answer(408, ""))
+        has_come.set()
+
+    async with rig(tmp_path, hurried, says(whole)) as it:
+        assert (await it.read())[1:] == SAID[1:]
+        is_idle.set()
+        await has_come.wait()
+        assert (await it.read())[1:] == SAID[1:]
+        assert (len(it.upstream.requests), it.upstream.connections) == (2, 2)
+
+
 async def test_a_reply_that_did_not_come_as_a_stream_is_read_too(tmp_path: Path) -> None:
     message = {"role": "assistant", "content": "Hello"}
     body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": json.loads(END)["usage"]}
