@@ -19,9 +19,10 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 FOLDER = Path(sys.argv[1])
-LIMIT_S = 300
+LIMIT_S = 600
 CLIENTS = 8
 ENGINE = "neuron_lib.engine"
+NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 
 
 def tell(**seen):
@@ -121,11 +122,8 @@ def start_proxy():
 
 
 def main():
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 << 20},
-    )
-    second = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    second = cluster.add_node(**NODE)
     try:
         ray.init(address=cluster.address, log_to_driver=False)
         tell(nodes=len([node for node in ray.nodes() if node["Alive"]]))
@@ -161,7 +159,7 @@ def main():
             latest_failure_s=round(max((ended for _, ended, _ in failed), default=0), 1),
             problems=sorted({problem for _, _, problem in failed}),
         )
-        third = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+        third = cluster.add_node(**NODE)
         load = Load(url)
         eventually(lambda: replicas() == 2)
         load.stop()
