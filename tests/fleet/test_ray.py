@@ -44,11 +44,9 @@ def seen(process: None) -> Iterator[dict[str, Any]]:
             },
         )
         command = [str(installed("ray", with_neuron=True) / "python"), str(DRIVER), name]
-        with (folder / "errors").open("w") as errors:
-            done = subprocess.run(
-                command, check=False, stdout=subprocess.PIPE, stderr=errors, text=True, timeout=LIMIT_S, env=environ
-            )
-        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        with (folder / "said").open("w") as said, (folder / "errors").open("w") as errors:
+            done = subprocess.run(command, check=False, stdout=said, stderr=errors, timeout=LIMIT_S, env=environ)
+        lines = [line for line in (folder / "said").read_text().splitlines() if line.startswith("{")]
         print("", *lines, sep="\n  ")
         assert done.returncode == 0, (folder / "errors").read_text()[-3000:]
         yield {name: value for line in lines for name, value in json.loads(line).items()}

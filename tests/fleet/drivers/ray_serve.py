@@ -68,6 +68,8 @@ class Load:
                 began_s = time.monotonic()
                 problem = ask(client)
                 self.calls.append((began_s, time.monotonic(), problem))
+                if problem:
+                    self.over.wait(0.5)  # as a client would, and others get the processor
 
     def ended_well(self):
         return sum(not problem for _, _, problem in list(self.calls))
@@ -131,7 +133,8 @@ def main():
         serve.run(serve_app.app)
         url = f"http://127.0.0.1:{os.environ['SERVE_PORT']}"
         with httpx.Client(base_url=url, timeout=LIMIT_S, trust_env=False) as client:
-            tell(first_chat=ask(client), models=client.get("/v1/models").text)
+            tell(first_chat=(problem := ask(client)), models=client.get("/v1/models").text)
+            assert not problem, problem
         tell(replicas_at_rest=replicas(), engines=len(engines()))
 
         began_s = time.monotonic()
