@@ -39,14 +39,11 @@ def eventually(look, limit_s=LIMIT_S):
 
 
 def engines():
-    """The engine processes of this run, by their pids. Their environment has a mark of this run."""
+    """The engine processes of this run, by their pids. Their home is the folder of this run."""
     found = []
     for process in psutil.process_iter():
         try:
-            if (
-                ENGINE in " ".join(process.cmdline())
-                and process.environ().get("NEURON_RUN") == os.environ["NEURON_RUN"]
-            ):
+            if ENGINE in process.cmdline() and process.environ().get("HOME") == os.environ["HOME"]:
                 found.append(process.pid)
         except psutil.Error:
             continue
@@ -58,7 +55,7 @@ class Load:
 
     def __init__(self, url):
         self.url, self.calls, self.over = url, [], threading.Event()
-        self.threads = [threading.Thread(target=self.ask_on) for _ in range(CLIENTS)]
+        self.threads = [threading.Thread(target=self.ask_on, daemon=True) for _ in range(CLIENTS)]
         for thread in self.threads:
             thread.start()
 
