@@ -105,7 +105,8 @@ class BlockingRegistry:
             return
         atexit.unregister(self.close)
         if self._closing is not None and not self._ended.done():
-            self._portal.start_task_soon(self._closing.set)
+            with suppress(ShuttingDown):  # then a function has ended the event loop
+                self.submit(self._closing.set)
             self._closing = None
         self._ended.result()
 

@@ -35,6 +35,7 @@ from neuron_service.http.cap import ConnectionCap, raise_descriptor_limit
 from neuron_service.http.certificates import Certificates
 from neuron_service.http.listening import address_of, bind
 from neuron_service.http.serving import http_server
+from neuron_service.http.uvicorn_parts import Server
 from neuron_service.http_rules import HttpRules
 from neuron_service.late_routes import LateRoutes
 from neuron_service.late_tracing import send_spans
@@ -63,6 +64,8 @@ logger = logging.getLogger(__name__)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LAST_ANSWERS_LIMIT_S: Final = 5
 """How long answers that are still on their way may take once everything has been unloaded."""
+_LAST_REQUESTS_S: Final = 0.2
+"""How long clients that were accepted just before accepting ended may take to send the head of their request."""
 _FIRST_ANSWER_TURNS: Final = 10
 """Turns of the event loop before imports begin. A probe that waits in the backlog is answered in these turns."""
 _HARDWARE_PATIENCE_S: Final = 20.0
@@ -86,6 +89,7 @@ async def serve(
     tls: ssl.SSLContext | None = None,
     reread: Callable[[], Settings] | None = None,
     collector: Collector | None = None,
+    is_port_kept: bool = False,
 ) -> None:
     """Serve on `sock` until SIGTERM or SIGINT, then drain and return. A later signal ends the process at once.
 
@@ -93,7 +97,8 @@ async def serve(
     is given, systemd is also told in this interval that the daemon is alive. `version` and `check` block, and are
     called in threads once the host answers. `backends` are those that the configuration may name; those that it names
     are offered. With `tls` the service speaks HTTPS alone. `reread` blocks, and reads everything again on SIGHUP;
-    without it a SIGHUP is ignored. The spans of requests are sent to `collector`, if there is one.
+    without it a SIGHUP is ignored. The spans of requests are sent to `collector`, if there is one. `is_port_kept` says
+    that `sock` goes on listening when this process ends: who connects during the drain is left to the next process.
     """
     monitor, tallies = DeviceMonitor(), Tallies()
     host_bytes = host_memory_bytes(config.residency.memory_mb)
@@ -174,13 +179,13 @@ async def serve(
                     background.start_soon(host.host_monitor.run)
                     await stop.wait()
                     last = reloading.config
-                    _begin_stop(host, last)
+                    _begin_stop(host, last, is_port_kept=is_port_kept)
                     tasks.start_soon(_end_without_unloading, registry, _stop_limit_s(last.drain_timeout_secs))
                     notifier.send("STOPPING=1", status=host.status_line())
                     tasks.start_soon(extend_timeout, notifier)
                     background.cancel_scope.cancel()
                 routes.close()
-                await _drain(host, last)
+                await _drain(host, last, server if is_port_kept else None)
             server.should_exit = True
             await server.stopped.wait()
             tasks.cancel_scope.cancel()
@@ -198,20 +203,30 @@ def _nothing_to_read() -> Settings:
     raise ConfigError("this service was started without a configuration that can be read again")
 
 
-def _begin_stop(host: Host, config: Config) -> None:
-    """Take the host out of the rotation of gateways. Requests are refused, unless gateways get a notice first."""
+def _begin_stop(host: Host, config: Config, *, is_port_kept: bool) -> None:
+    """Take the host out of the rotation of gateways. Requests are refused, unless `_drain` takes some more."""
     if config.drain_notice_secs:
         logger.info("requests are taken for %g s more, until gateways have noticed", config.drain_notice_secs)
+    if config.drain_notice_secs or is_port_kept:
         host.announce_stop()
     else:
         host.start_draining()
 
 
-async def _drain(host: Host, config: Config) -> None:
-    """Take requests during the notice, and then let the running ones end, as long as the drain may take."""
+async def _drain(host: Host, config: Config, server: Server | None) -> None:
+    """Take requests during the notice, and then let the running ones end, as long as the drain may take.
+
+    If there is a `server`, it stops accepting after the notice. A client that it has accepted by then may still ask,
+    and goes to the next process with its further requests.
+    """
     with anyio.move_on_after(config.drain_timeout_secs):
         await anyio.sleep(config.drain_notice_secs)
+        if server is not None:
+            server.stop_accepting()
+            await anyio.sleep(_LAST_REQUESTS_S)
         host.start_draining()
+        if server is not None:
+            server.part_with_clients()
         await host.registry.wait_idle()
 
 

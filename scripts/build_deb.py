@@ -8,9 +8,11 @@ the one that builds. The package fits the release of Debian on which it is built
 
 import argparse
 import gzip
+import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,11 +27,12 @@ from click_man.core import write_man_pages
 import neuron_lib
 from neuron_service.cli.options import COMPLETION_VARIABLE
 from neuron_service.cli.program import ROOT as COMMANDS
-from scripts.install_runtime import compiler_environment, locked_block, wheel_options
+from scripts.install_runtime import compile_llama, compiler_environment, locked_block, wheel_options
 
-__all__ = ("build", "control", "debian_version", "maintainer_scripts", "portable_wheel")
+__all__ = ("build", "control", "debian_version", "maintainer_scripts", "name_of_build", "portable_wheel")
 
 _ROOT: Final = Path(__file__).parents[1]
+_CMAKE_PART: Final = _ROOT / "scripts/libllama_only.cmake"
 _HOME: Final = "usr/lib/neuron"
 _PACKAGE: Final = "neuron-node"
 _CONFIGURATION: Final = "etc/neuron/neuron.toml"
@@ -94,10 +97,21 @@ def debian_version(version: str) -> str:
     return f"{number}~dev{rest}" if dev else number
 
 
+def name_of_build(block: str, cmake_args: str, cmake_part: str) -> str:
+    """A name for a compiled llama.cpp, which is another one if anything is that it is made of: the `block` of the lock,
+    the options and our part of its CMake files.
+    """
+    made_of = f"{block}\0{cmake_args}\0{cmake_part}"
+    return f"{block.split(maxsplit=1)[0].partition('==')[2]}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
+
+
 def control(*, version: str, architecture: str, python: str, libc: str, size_kib: int) -> str:
     """The file `control`. `python` is a version such as 3.11; `libc` is that of the system that builds."""
+    major, minor = python.split(".")
     depends = [
-        f"python{python}",
+        # Not python3.11 and the like: /usr/bin/python3, to which the environment leads, is in python3.
+        f"python3 (>= {python}~)",
+        f"python3 (<< {major}.{int(minor) + 1}~)",
         f"libc6 (>= {libc})",
         "libgomp1",
         "libstdc++6",
@@ -128,7 +142,8 @@ def maintainer_scripts() -> dict[str, str]:
 set -e
 if [ "$1" = configure ]; then
     systemd-sysusers neuron.conf
-    systemd-tmpfiles --create neuron.conf
+    # It fails where /proc is missing, as in images that are being built. At boot it runs again.
+    systemd-tmpfiles --create neuron.conf || true
     if {running}; then
         systemctl daemon-reload
         if [ -n "$2" ]; then systemctl try-restart neuron.service; fi
@@ -161,17 +176,18 @@ fi
 
 def portable_wheel(cmake_args: str = "") -> str:
     """A folder with a wheel of llama.cpp for other machines. It is kept, so that the next package compiles nothing."""
-    place = _ROOT / "build/llama-wheels" / ("-".join(cmake_args.split()) or "cpu").replace("/", "_")
+    options = f"-DGGML_NATIVE=OFF {cmake_args}".strip()
+    all_options = compiler_environment({}, options, ccache=None)["CMAKE_ARGS"]
+    place = _ROOT / "build/llama-wheels" / name_of_build(_llama(), all_options, _CMAKE_PART.read_text("utf-8"))
     if not list(place.glob("*.whl")):
-        print(
-            "llama.cpp is compiled for other machines: about 4 minutes of processor time", file=sys.stderr, flush=True
-        )
-        environ = compiler_environment(os.environ, f"-DGGML_NATIVE=OFF {cmake_args}", ccache=shutil.which("ccache"))
+        place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             requirement = Path(folder, "requirement.txt")
             requirement.write_text(_llama(), encoding="utf-8")
-            _run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-cache-dir", "--no-deps", "--require-hashes",
-                 "--wheel-dir", place, "-r", requirement, environ=environ)  # fmt: skip
+            command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-cache-dir", "--no-deps",
+                       "--require-hashes", "--wheel-dir", str(place), "-r", str(requirement)]  # fmt: skip
+            if status := compile_llama(command, options, place / "build.log"):
+                raise subprocess.CalledProcessError(status, command)
     return str(place)
 
 
@@ -286,3 +302,5 @@ if __name__ == "__main__":
         sys.exit(f"`{' '.join(error.cmd)}` failed with status {error.returncode}; its output is above")
     except click.ClickException as error:
         sys.exit(error.format_message())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

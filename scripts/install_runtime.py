@@ -20,7 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ("ProgressLine", "built_fraction", "compiler_environment", "has_rpc", "locked_block", "wheel_options")
+__all__ = (
+    "ProgressLine",
+    "built_fraction",
+    "compile_llama",
+    "compiler_environment",
+    "has_rpc",
+    "locked_block",
+    "wheel_options",
+)
 
 _ROOT: Final = Path(__file__).parents[1]
 _LOCKS: Final = (_ROOT / "requirements/build.txt", _ROOT / "requirements/runtime.txt")
@@ -89,8 +97,11 @@ def compiler_environment(environ: Mapping[str, str], cmake_args: str, *, ccache:
 
 
 def has_rpc(packages: Path) -> bool:
-    """Whether the llama.cpp in a folder of packages was built with RPC, as `compiler_environment` asks for it."""
-    return any(packages.glob("llama_cpp/lib/libggml-rpc*"))
+    """Whether the llama.cpp in a folder of packages has the server of its RPC, as `compiler_environment` asks for it.
+
+    One that pip has built by itself has none, and may be in pip's cache.
+    """
+    return (packages / "llama_cpp/lib/ggml-rpc-server").exists()
 
 
 def built_fraction(line: str) -> float | None:
@@ -144,8 +155,6 @@ def _install_wheel(place: str, block: str) -> int:
 
 
 def _compile(cmake_args: str, block: str) -> int:
-    ccache = shutil.which("ccache")
-    environ = compiler_environment(os.environ, cmake_args, ccache=ccache)
     # pip's cache of wheels that it has built does not look at CMAKE_ARGS, so other options have to go past it.
     anew = ["--no-cache-dir", "--force-reinstall"] if cmake_args else []
     log = Path(sys.prefix, _LOG_NAME)
@@ -153,16 +162,27 @@ def _compile(cmake_args: str, block: str) -> int:
         requirement = Path(folder, "requirement.txt")
         requirement.write_text(block, encoding="utf-8")
         command = [*_PIP, "--verbose", "--require-hashes", "--no-deps", *anew, "-r", str(requirement)]
-        status = _watch(command, environ, log, with_ccache=ccache is not None)
+        status = compile_llama(command, cmake_args, log)
         if status == 0 and not cmake_args and not has_rpc(Path(sysconfig.get_path("platlib"))):
             # An older version of this program has installed it, or put it into the cache: the options were others then.
             _run([*_PIP[:3], "cache", "remove", block.split(maxsplit=1)[0].replace("==", "-").replace("-", "_", 2)])
             command.insert(len(_PIP), "--force-reinstall")
-            status = _watch(command, environ, log, with_ccache=ccache is not None)
+            status = compile_llama(command, cmake_args, log)
+    return status
+
+
+def compile_llama(command: Sequence[str], cmake_args: str, log: Path) -> int:
+    """Run a verbose `command` of pip that compiles llama.cpp, and show how far it is, or its last lines if it fails.
+
+    Returns the exit status. All that pip says is in `log`.
+    """
+    ccache = shutil.which("ccache")
+    environ = compiler_environment(os.environ, cmake_args, ccache=ccache)
+    status = _watch(command, environ, log, with_ccache=ccache is not None)
     if status != 0:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         print(*lines[-_SHOWN_LINES:], sep="\n", file=sys.stderr)
-        _say(f"{_PACKAGE} could not be installed; the last lines are above, and all of them are in {log}")
+        _say(f"{_PACKAGE} could not be built; the last lines are above, and all of them are in {log}")
     return status
 
 

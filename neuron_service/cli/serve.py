@@ -73,7 +73,8 @@ def run_service(options: ServeOptions, notifier: Notifier, manager: SystemdEnvir
     # In a thread, because the service must not wait for a reader of stdout.
     Thread(target=_say, args=[greeting(sock, config)], name="greeting", daemon=True).start()
     ours = contextlib.nullcontext() if inherited is not None else file_removed_at_end(sock)
-    _serve(settings, sock, notifier, ours, reread=reread, manager=manager, collector=collector)
+    is_kept = inherited is not None
+    _serve(settings, sock, notifier, ours, reread=reread, manager=manager, collector=collector, is_port_kept=is_kept)
 
 
 def check_configuration(options: ServeOptions, *, as_json: bool) -> int:
@@ -174,6 +175,7 @@ def _serve(
     reread: Callable[[], Settings],
     manager: SystemdEnvironment,
     collector: Collector | None,
+    is_port_kept: bool,
 ) -> NoReturn:
     """Serve until a signal comes, and end the process. Connections wait in the backlog while the server is imported.
 
@@ -198,6 +200,7 @@ def _serve(
                     watchdog_s=manager.watchdog_s,
                     check=partial(_warn_of_faults, settings.config, settings.environ),
                     tls=settings.tls,
+                    is_port_kept=is_port_kept,
                     reread=reread,
                     collector=collector,
                 )

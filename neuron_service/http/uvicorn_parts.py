@@ -304,6 +304,16 @@ class Server(uvicorn.Server):
         start = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
         return await start(connect, sock=sock, backlog=self.config.backlog)
 
+    def stop_accepting(self) -> None:
+        """Leave new connections to whoever else listens on the socket. Those that are open go on."""
+        for server in self.servers:
+            server.close()
+
+    def part_with_clients(self) -> None:
+        """Close the idle connections now, and each other one behind the answer that is under way."""
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+
     async def run_on(self, sock: socket.socket) -> None:
         """Serve on `sock` until `should_exit` is set."""
         try:

@@ -59,6 +59,12 @@ class ListeningHost:
         """Call a function, or a coroutine function, on the event loop of the host."""
         return self._portal.call(function, *arguments)
 
+    def stop_accepting(self) -> None:
+        self._portal.call(self._server.stop_accepting)
+
+    def part_with_clients(self) -> None:
+        self._portal.call(self._server.part_with_clients)
+
     def is_idle(self) -> bool:
         """Whether no seat is taken, nobody waits for one, and no request is being answered."""
         loads = self._portal.call(self.scripted.registry.loads)

@@ -79,9 +79,11 @@ def test_rpc_is_built_in_unless_the_options_say_otherwise(tmp_path: Path) -> Non
     words = compiler_environment({}, "-DGGML_RPC=OFF", ccache=None)["CMAKE_ARGS"].split()
     assert words.index("-DGGML_RPC=ON") < words.index("-DGGML_RPC=OFF")  # CMake takes the last one
     assert not has_rpc(tmp_path)
-    library = tmp_path / "llama_cpp/lib/libggml-rpc.so"
-    library.parent.mkdir(parents=True)
-    library.touch()
+    libraries = tmp_path / "llama_cpp/lib"
+    libraries.mkdir(parents=True)
+    (libraries / "libggml-rpc.so").touch()  # as `CMAKE_ARGS=-DGGML_RPC=ON pip install` builds it
+    assert not has_rpc(tmp_path)
+    (libraries / "ggml-rpc-server").touch()
     assert has_rpc(tmp_path)
 
 

@@ -12,6 +12,7 @@ from neuron_lib.backend import Backend, HarnessSetup
 from neuron_lib.harness import Harness
 from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.process.backend import PROCESS
+from neuron_lib.remote.backend import REMOTE
 from neuron_lib.testing import ScriptedHarness
 from neuron_service.backends import BACKENDS, GROUP, names_group, offered
 from tests.fakes.log_lines import said
@@ -44,6 +45,9 @@ class Plugin(EntryPoint):
         return self.leads_to
 
 
+OWN = (LLAMACPP, PROCESS, REMOTE)
+
+
 def plugin(name: str, leads_to: object) -> EntryPoint:
     made = Plugin(name=name, value=f"package:{name}", group=GROUP)
     vars(made)["leads_to"] = leads_to
@@ -52,7 +56,7 @@ def plugin(name: str, leads_to: object) -> EntryPoint:
 
 def test_the_own_backend_comes_first_and_then_those_of_packages() -> None:
     assert BACKENDS[0] is LLAMACPP
-    assert offered([plugin("echo", ECHO)]) == (LLAMACPP, PROCESS, ECHO)
+    assert offered([plugin("echo", ECHO)]) == (*OWN, ECHO)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,7 @@ def test_what_is_no_backend_is_left_out_with_a_warning_and_the_others_stay(
     leads_to: object, expected: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    assert offered([plugin("bad", leads_to), plugin("echo", ECHO)]) == (LLAMACPP, PROCESS, ECHO)
+    assert offered([plugin("bad", leads_to), plugin("echo", ECHO)]) == (*OWN, ECHO)
     (record,) = caplog.records
     assert expected in said(record)
     assert "'bad'" in said(record)
@@ -93,4 +97,4 @@ def test_a_package_is_found_by_its_list_of_entry_points(tmp_path: Path) -> None:
 
 
 def test_no_package_takes_a_name_of_another_backend() -> None:
-    assert offered([plugin("a", ECHO), plugin("b", ECHO), plugin("c", HIDDEN)]) == (LLAMACPP, PROCESS, ECHO)
+    assert offered([plugin("a", ECHO), plugin("b", ECHO), plugin("c", HIDDEN)]) == (*OWN, ECHO)

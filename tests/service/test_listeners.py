@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -91,6 +91,34 @@ def is_turned_away(host: ListeningHost, context: ssl.SSLContext) -> bool:
             return client.rest() == b""
     except OSError:
         return True
+
+
+# ------------------------------------------------------------------------- a port that the next process takes over
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "TLS"])
+def test_a_host_that_leaves_its_port_answers_those_whom_it_has_accepted_and_then_parts_with_them(
+    authority: Authority, *, is_tls: bool
+) -> None:
+    certificates = authority.certificates() if is_tls else None
+    may_speak = anyio.Event()
+    with listening_host({A: ScriptedModel(may_speak=may_speak)}, resident=[A], certificates=certificates) as host:
+
+        def client() -> AbstractContextManager[RawClient]:
+            return tls_client(host, authority.client()) if is_tls else host.connect()
+
+        with client() as idle, client() as asking:
+            asking.send(raw_chat(A))
+            idle.send(HEALTH)
+            assert idle.reply().status == 200
+            host.stop_accepting()
+            idle.send(HEALTH)
+            assert idle.reply().status == 200
+            host.part_with_clients()
+            assert idle.is_closed()
+            host.set(may_speak)
+            assert asking.reply().status == 200
+            assert asking.is_closed()
 
 
 # ------------------------------------------------------------------------------------------------------ Unix sockets

@@ -17,7 +17,7 @@ from tests.patience import PATIENCE_S
 pytestmark = [pytest.mark.system, pytest.mark.model]
 
 ROOT = Path(__file__).parents[2]
-(COMMANDS,) = blocks("benchmarks/README.md", "sh")
+SIDE_BY_SIDE, SIMULATION = blocks("benchmarks/README.md", "sh")
 
 
 def run(name: str, *arguments: str) -> str:
@@ -29,8 +29,9 @@ def run(name: str, *arguments: str) -> str:
 
 def test_every_command_of_the_page_is_understood(tmp_path: Path) -> None:
     """A run takes minutes. The help is shown instead, once all that stands before it is understood."""
-    *runs, report = (shlex.split(line, comments=True)[1:] for line in COMMANDS.splitlines())
-    for command in runs:
+    *runs, report = (shlex.split(line, comments=True)[1:] for line in SIDE_BY_SIDE.splitlines())
+    simulations = (shlex.split(line, comments=True)[1:] for line in SIMULATION.splitlines())
+    for command in (*runs, *simulations):
         done = subprocess.run(
             [sys.executable, *command, "--help"],
             check=True,

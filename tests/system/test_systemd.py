@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -212,6 +213,21 @@ def free_port() -> int:
         return port
 
 
+def states_of(process: psutil.Process, port: int) -> list[str]:
+    """The states of the sockets that a process has at a port."""
+    return [each.status for each in process.net_connections("tcp") if each.laddr.port == port]
+
+
+def waiting_at(port: int) -> int:
+    """The number of connections to a port that no process has accepted yet."""
+    (line,) = (
+        each.split()
+        for each in Path("/proc/net/tcp").read_text().splitlines()
+        if f"0100007F:{port:04X} 00000000:0000 0A" in each
+    )
+    return int(line[4].partition(":")[2], 16)
+
+
 def socket_unit(port: int) -> Mapping[str, str]:
     """The socket unit we ship, on a port of the test's own."""
     address = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n"
@@ -372,6 +388,36 @@ class TestUnderSystemd:
             eventually(lambda: service.show("MainPID")[0] not in {"0", str(before)})
             assert service.status() == httpx.codes.OK
             assert installed.status() == 0
+
+    def test_a_client_that_asks_during_a_drain_is_answered_by_the_next_process_if_systemd_holds_the_port(
+        self, tmp_path: Path
+    ) -> None:
+        port = free_port()
+        config = f"wait_for_load_secs = 240\n{ONE}"
+        with installed_service(tmp_path, config, units=socket_unit(port)) as installed:
+            service = replace(installed, port=port)
+            service.manager.systemctl("start", SOCKET, UNIT)
+            eventually(lambda: service.show("StatusText") == ["serving 1 model"])
+            old = psutil.Process(service.manager.main_pid(UNIT))
+            (engine,) = old.children()
+            with (
+                httpx.Client(base_url=service.url, trust_env=False, timeout=PATIENCE_S) as known,
+                httpx.Client(base_url=service.url, trust_env=False, timeout=PATIENCE_S) as other,
+                ThreadPoolExecutor() as threads,
+                known.stream("POST", CHAT, json=chat("test/one", stream=True)) as reply,
+            ):
+                assert known.get("/healthz").status_code == httpx.codes.OK  # leaves a connection in the pool
+                payloads = stream_payloads(reply.iter_lines())
+                next(payloads)
+                hold(engine.pid)
+                service.manager.systemctl("restart", UNIT, "--no-block")
+                eventually(lambda: states_of(old, port) == ["ESTABLISHED"])  # the stream; nobody else is accepted
+                late = [threads.submit(each.post, CHAT, json=chat("test/one")) for each in (known, other)]
+                eventually(lambda: waiting_at(port) == len(late))
+                let_go(engine.pid)
+                assert [*payloads][-1] == "[DONE]"
+                assert [each.result(PATIENCE_S).status_code for each in late] == [httpx.codes.OK] * len(late)
+            assert service.manager.main_pid(UNIT) != old.pid
 
     def test_connections_start_a_wrong_configuration_four_times_and_after_that_only_an_operator_does(
         self, tmp_path: Path

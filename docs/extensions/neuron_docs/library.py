@@ -13,6 +13,7 @@ __all__ = ("HOMES", "names_of", "page", "setup")
 HOMES: Final = {
     "Models of a host": "neuron_lib.registry.registry",
     "Start-up loading": "neuron_lib.registry.startup",
+    "What happens on a host": "neuron_lib.registry.event_log",
     "Programs without an event loop": "neuron_lib.blocking",
     "Which models are in memory": "neuron_lib.registry.residency_rules",
     "The backend of llama.cpp": "neuron_lib.llamacpp",

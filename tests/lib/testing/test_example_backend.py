@@ -50,5 +50,5 @@ def test_the_entry_point_of_the_example_offers_its_backend_and_its_table(package
     file = tmp_path / "neuron.toml"
     file.write_text('harnesses = [{ name = "echo" }]\n[harness.echo]\nseats = 2\n')
     config = load_config(file, {}, sections=backends)
-    assert [each.name for each in backends] == ["llamacpp", "echo"]
-    assert backends[1].of(config).seats == 2
+    assert [each.name for each in backends] == ["llamacpp", "process", "remote", "echo"]
+    assert backends[-1].of(config).seats == 2

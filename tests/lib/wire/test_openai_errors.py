@@ -160,5 +160,5 @@ def test_an_error_is_one_line_also_for_readers_that_take_other_characters_for_it
 def test_what_is_not_text_in_an_error_does_not_break_the_answer() -> None:
     error = EngineFailed("cannot read /m/\udcff.gguf", path="\udcff", kind={1}, lines=("a\r\nb",))
     inner = body(openai_error(error))["error"]
-    assert (inner["message"], inner["path"], inner["kind"]) == ("cannot read /m/?.gguf", "?", "{1}")
+    assert (inner["message"], inner["path"], inner["kind"]) == ("cannot read /m/\\udcff.gguf", "\\udcff", "{1}")
     assert inner["lines"] == ["a\r\nb"]

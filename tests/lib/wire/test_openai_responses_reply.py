@@ -372,7 +372,7 @@ def test_an_error_with_bytes_that_are_no_text_can_be_told() -> None:
     assert (
         failed["response"]["error"]["message"]
         == error["message"]
-        == "the engine of model 'a/b' is gone: cannot open /?"
+        == "the engine of model 'a/b' is gone: cannot open /\\udcff"
     )
 
 
