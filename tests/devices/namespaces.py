@@ -61,4 +61,6 @@ def host(number: int) -> Iterator[Host]:
 
 
 def _ip(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["ip", *words], check=check, capture_output=True, text=True, timeout=30)
+    program = shutil.which("ip")
+    assert program is not None
+    return subprocess.run([program, *words], check=check, capture_output=True, text=True, timeout=30)

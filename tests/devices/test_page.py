@@ -19,6 +19,7 @@ PAGE = "docs/how-to/one-model-over-several-hosts.md"
 DEPLOY, START, LOOK = blocks(PAGE, "sh")
 (CONFIG,) = blocks(PAGE, "toml")
 (UNIT,) = blocks(PAGE, "ini")
+ANALYZE = shutil.which("systemd-analyze")
 
 
 @pytest.mark.system
@@ -65,13 +66,13 @@ def test_the_server_program_comes_with_what_the_page_deploys() -> None:
 
 
 @pytest.mark.process
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
 def test_the_unit_of_the_page_has_no_fault_and_starts_what_the_page_starts(tmp_path: Path) -> None:
     assert f"ExecStart={START}" in UNIT
     unit = tmp_path / "neuron-rpc.service"
     unit.write_text(UNIT.replace("/opt/neuron/bin/python", "/bin/true"))
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--recursive-errors=no", str(unit)],
+        [str(ANALYZE), "verify", "--recursive-errors=no", str(unit)],
         capture_output=True,
         check=False,
         text=True,

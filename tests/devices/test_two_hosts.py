@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -21,10 +22,12 @@ Hosts = tuple[tuple[Host, Server], tuple[Host, Server]]
 
 @pytest.fixture(scope="module")
 def hosts(process: None) -> Iterator[Hosts]:
-    with host(0) as one, host(1) as two:
-        with serving(one.address, port=PORT, prefix=one.prefix) as first:
-            with serving(two.address, port=PORT, prefix=two.prefix) as second:
-                yield (one, first), (two, second)
+    with ExitStack() as stack:
+        one, two = (stack.enter_context(host(number)) for number in range(2))
+        first, second = (
+            stack.enter_context(serving(each.address, port=PORT, prefix=each.prefix)) for each in (one, two)
+        )
+        yield (one, first), (two, second)
 
 
 def config(hosts: Hosts) -> str:
