@@ -29,7 +29,6 @@ class Agenda:
 
     def __init__(self) -> None:
         self.now_s: float = 0.0
-        self.happened: int = 0
         self._entries: Final[list[tuple[float, int, Entry]]] = []
         self._numbers: Final = count()
 
@@ -48,6 +47,5 @@ class Agenda:
         while self._entries and self._entries[0][0] <= until_s:
             self.now_s, _, entry = heappop(self._entries)
             if entry.act is not None:
-                self.happened += 1
                 entry.act()
         self.now_s = until_s

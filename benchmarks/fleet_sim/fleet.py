@@ -1,6 +1,5 @@
 """A fleet in simulated time: clients, a gateway, hosts, and what goes wrong with them."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import count
@@ -29,17 +28,17 @@ _SYSTEM: Final = 1 << 40
 class Retries(Struct, frozen=True, kw_only=True):
     """How often a client sends a refused request again, and when.
 
-    It waits for Retry-After if that is `longest_s` at most and `heeds` is true, and else `first_s`, twice that the next
-    time, `most_s` at most, less up to a quarter at random. With `gives_up` a longer Retry-After is the end. The
-    defaults are those of OpenAI's Python client 3.57.
+    It waits for Retry-After if it `heeds` that, and else `first_s`, twice that the next time, `most_s` at most, less up
+    to a quarter at random. The defaults are those of OpenAI's Python client 3.57, which heeds at most 120 s. A host
+    never says more. `share` is what the host should have said instead of its
+    Retry-After, as a share of it.
     """
 
     times: int = 2
     heeds: bool = True
-    longest_s: float = 120.0
-    gives_up: bool = True
     first_s: float = 0.5
     most_s: float = 8.0
+    share: float = 1.0
 
 
 class Fault(Struct, frozen=True, kw_only=True):
@@ -47,7 +46,7 @@ class Fault(Struct, frozen=True, kw_only=True):
 
     lost      the host has gone at once, and what is sent there is refused
     silent    the host has gone at once, and what is sent there gets no answer for `Plan.silent_s`
-    restart   SIGTERM: it drains, and comes back when it has drained and loaded its model again
+    restart   SIGTERM: it drains with `Plan.notice_s`, and comes back when it has loaded its model again
     """
 
     kind: Literal["lost", "silent", "restart"]
@@ -59,8 +58,11 @@ class Fault(Struct, frozen=True, kw_only=True):
 class Plan(Struct, frozen=True, kw_only=True):
     """What is simulated. `config` is the table `[harness.llamacpp]` of every host.
 
-    Numbers are counted from `warm_up_s` on. `hop_s` is the time from a client to a host, with the gateway's question
-    for the endpoint. Prompts are routed by their `system` prompt or by their `conversation`, if by their prefix.
+    Numbers are counted from `warm_up_s` on. Requests that are sent in the last `settle_s` are not counted, because
+    clients that wait long before they try again would have no end yet. `hop_s` is the time from a client to a host,
+    with the question for the endpoint. A connection to a silent host is given up after `silent_s`. `notice_s` is
+    `drain_notice_secs`. `prepare_s` is the time of a request from its arrival to the line. Prompts are routed by their
+    `system` prompt or by their `conversation`, if by their prefix.
     """
 
     traffic: Traffic
@@ -69,6 +71,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     hosts: int = 1
     seconds: float = 600.0
     warm_up_s: float = 60.0
+    settle_s: float = 0.0
     policy: Policy = "least-busy"
     prefix: Literal["system", "conversation"] = "system"
     polls: PollRules = PollRules()
@@ -76,6 +79,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     faults: tuple[Fault, ...] = ()
     hop_s: float = 0.002
     silent_s: float = 127.0
+    notice_s: float = 0.0
+    prepare_s: float = 0.003
     steps_together: int = 64
 
 
@@ -97,7 +102,6 @@ class _Exchange:
             prompt_tokens=len(self._prompt),
             reply_tokens=turn.reply,
             caller=talk.caller,
-            turn=index,
         )
         fleet.seen.append(self.seen)
         self._send()
@@ -120,7 +124,7 @@ class _Exchange:
             reply_id=self._reply_id,
             caller=self._talk.caller,
         )
-        if not view.host.is_up and view.index in fleet.silent:
+        if view.host.state == "silent":
             fleet.agenda.after(fleet.plan.silent_s, self.lost)
         else:
             view.host.arrive(call)
@@ -144,7 +148,7 @@ class _Exchange:
     def lost(self) -> None:
         self._close()
         if self.seen.began_s is not None:  # a stream that breaks is not sent again
-            self.seen.refusal = "lost"
+            self.seen.refusal = self.seen.first_refusal = "lost"
         else:
             self._fail("lost", None)
 
@@ -155,16 +159,13 @@ class _Exchange:
 
     def _fail(self, reason: str, retry_after_s: int | None) -> None:
         fleet, seen, rules = self._fleet, self.seen, self._fleet.plan.retries
-        seen.refusals += 1
-        fleet.refusals[reason] += 1
-        heeded_s = float(retry_after_s) if rules.heeds and retry_after_s is not None and retry_after_s > 0 else None
-        is_too_long = heeded_s is not None and heeded_s > rules.longest_s
-        if seen.attempts > rules.times or (is_too_long and rules.gives_up):
+        seen.first_refusal = seen.first_refusal or reason
+        if seen.attempts > rules.times:
             seen.refusal = reason
             return
         wait_s = min(rules.most_s, rules.first_s * 2 ** (seen.attempts - 1)) * (1 - 0.25 * fleet.random.random())
-        if heeded_s is not None and not is_too_long:
-            wait_s = heeded_s
+        if rules.heeds and retry_after_s:
+            wait_s = retry_after_s * rules.share
         seen.attempts += 1
         fleet.agenda.after(wait_s, self._send)
 
@@ -177,8 +178,6 @@ class Fleet:
         self.agenda: Final = Agenda()
         self.tokens: Final = count(1)
         self.seen: Final[list[Seen]] = []
-        self.refusals: Final[Counter[str]] = Counter()
-        self.silent: Final[set[int]] = set()
         self.gaps: Final = Gaps()
         self.random: Final = np.random.default_rng([seed, 100])
         self.hosts: Final = [
@@ -187,6 +186,7 @@ class Fleet:
                 plan.times,
                 name=f"host-{index:04}",
                 config=plan.config,
+                prepare_s=plan.prepare_s,
                 note_gap=self.gaps.add,
                 steps_together=plan.steps_together,
             )
@@ -237,19 +237,12 @@ class Fleet:
     # --------------------------------------------------------------------------------------------------------- faults
 
     def _befall(self, fault: Fault) -> None:
-        host, load_s = self.hosts[fault.host], self.plan.times.load_s
+        host = self.hosts[fault.host]
         if fault.kind == "restart":
-            host.drain(lambda: _at(self.agenda, load_s, host.come_back))
-            return
-        if fault.kind == "silent":
-            self.silent.add(fault.host)
-        host.lose()
-
-        def back() -> None:
-            self.silent.discard(fault.host)
-            host.come_back()
-
-        self.agenda.after(fault.for_s, back)
+            host.drain(notice_s=self.plan.notice_s, load_s=self.plan.times.load_s)
+        else:
+            host.lose(is_silent=fault.kind == "silent")
+            self.agenda.after(fault.for_s, host.come_back)
 
     # ------------------------------------------------------------------------------------------------------- the whole
 
@@ -263,12 +256,15 @@ class Fleet:
         self.agenda.run(plan.seconds)
         busy = [host.busy_s - former for host, former in zip(self.hosts, before_s, strict=True)]
         steps = sum(host.steps for host in self.hosts) - steps
-        found = summary(self.seen, self.gaps, from_s=plan.warm_up_s, until_s=plan.seconds, busy=busy, steps=steps)
-        return found | {"refusals_by": dict(sorted(self.refusals.items()))}
-
-
-def _at(agenda: Agenda, delay_s: float, act: Callable[[], None]) -> None:
-    agenda.after(delay_s, act)
+        return summary(
+            self.seen,
+            self.gaps,
+            from_s=plan.warm_up_s,
+            sent_until_s=plan.seconds - plan.settle_s,
+            until_s=plan.seconds,
+            busy=busy,
+            steps=steps,
+        )
 
 
 def simulate(plan: Plan, *, seed: int) -> dict[str, Any]:

@@ -6,7 +6,6 @@ client. A host is left out after three missed polls. What the gateway knows of a
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from functools import partial
 from hashlib import blake2b
 from typing import Final, Literal, TypeAlias
 
@@ -43,20 +42,19 @@ _POINTS: Final = 64
 
 
 class PollRules(Struct, frozen=True, kw_only=True):
-    """How a gateway polls: it sleeps `pause_s` between two rounds. A host that answers takes `each_s`, and one that
-    does not takes `dead_s`. A gateway with `is_parallel` asks all hosts at the same time.
+    """How a gateway polls: it sleeps `pause_s` between two rounds. A host that answers or refuses the connection takes
+    `each_s`, and one that is silent takes `silent_s`.
     """
 
     pause_s: float = 10.0
     each_s: float = 0.006
-    dead_s: float = 10.0
-    is_parallel: bool = False
+    silent_s: float = 10.0
 
 
 class View:
     """What a gateway knows of one host. `load` is that of the last answered poll. `open` are its own calls there."""
 
-    __slots__ = ("host", "index", "load", "misses", "open", "polled_s", "serves")
+    __slots__ = ("host", "index", "load", "misses", "open", "serves")
 
     def __init__(self, host: Host, index: int) -> None:
         self.host = host
@@ -65,7 +63,6 @@ class View:
         self.open = 0
         self.misses = 0
         self.serves = True
-        self.polled_s = 0.0
 
 
 class Ring:
@@ -111,16 +108,11 @@ class Gateway:
 
     def _ask(self, index: int) -> None:
         """Poll the host of this number, and then the others."""
-        agenda, polls = self._agenda, self._polls
         if index == 0:
-            self._round_s = agenda.now_s
-        if polls.is_parallel:
-            for view in self.views:
-                agenda.after(polls.each_s if view.host.is_up else polls.dead_s, partial(self._note, view))
-            agenda.after(polls.each_s + polls.pause_s, self._end_round)
-            return
-        view = self.views[index]
-        agenda.after(polls.each_s if view.host.is_up else polls.dead_s, lambda: self._asked(view))
+            self._round_s = self._agenda.now_s
+        view, polls = self.views[index], self._polls
+        answer_s = polls.silent_s if view.host.state == "silent" else polls.each_s
+        self._agenda.after(answer_s, lambda: self._asked(view))
 
     def _asked(self, view: View) -> None:
         self._note(view)
@@ -135,13 +127,13 @@ class Gateway:
 
     def _note(self, view: View) -> None:
         host, did_serve = view.host, view.serves
-        if host.is_up:
-            view.misses, view.polled_s = 0, self._agenda.now_s
-            view.load = host.load.in_flight + host.load.queue_depth
-            view.serves = not host.is_draining  # all its models are `recovering`
-        else:
+        if host.state in {"gone", "silent"}:
             view.misses += 1
             view.serves = view.serves and view.misses < _MISSES
+        else:
+            view.misses = 0
+            view.load = host.load.in_flight + host.load.queue_depth
+            view.serves = host.state == "serving"  # or its model is `recovering`, or not in the list
         if view.serves != did_serve:
             self._serving = [each for each in self.views if each.serves]
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 
 from benchmarks.fleet_sim.agenda import Agenda, Entry
 from benchmarks.fleet_sim.runner import SimulatedRunner
@@ -30,10 +30,18 @@ from neuron_lib.engine.scheduler import Scheduler
 from neuron_lib.engine.sequence import Sequence
 from neuron_lib.engine.step import StepPlan
 from neuron_lib.engine.step_costs import StepCosts
-from neuron_lib.errors import RequestRejected, ShuttingDown
+from neuron_lib.errors import ModelLoading, RequestRejected, ShuttingDown
 from neuron_lib.types import Principal
 
-__all__ = ("Call", "Host", "Listener")
+__all__ = ("Call", "Host", "Listener", "State")
+
+State: TypeAlias = Literal["serving", "draining", "gone", "silent", "loading"]
+"""serving    takes requests
+draining   has had its SIGTERM: `/models` says `recovering`, and running replies go on
+gone       no process: every connection is refused at once
+silent     no machine: nothing is answered
+loading    a new process that answers polls and has no model yet
+"""
 
 _MOST_TOGETHER: Final = 64
 BEGIN_LIMIT_S: Final = 120.0
@@ -79,7 +87,8 @@ class Host:
     """A host with one model. `config` is the table `[harness.llamacpp]` of its file.
 
     `prepare_s` is the time from the arrival of a request until it stands in the line. `note_gap` is told how long
-    replies waited for their next token, and how many did. Counters are since the beginning.
+    replies waited for their next token, and how many did. Counters are since the beginning. `ready_s` is when a host
+    that is loading will serve.
     """
 
     def __init__(
@@ -89,23 +98,21 @@ class Host:
         *,
         name: str,
         config: LlamaCppConfig,
-        prepare_s: float = 0.003,
+        prepare_s: float,
         note_gap: Callable[[float, int], None] = lambda _gap_s, _times: None,
         steps_together: int = _MOST_TOGETHER,
     ) -> None:
         self.name: Final = name
         self.busy_s: float = 0.0
         self.steps: int = 0
-        self.computed_prompt_tokens: int = 0
-        self.is_up: bool = True
-        self.is_draining: bool = False
+        self.state: State = "serving"
+        self.ready_s: float = 0.0
         self._agenda: Final = agenda
         self._times: Final = times
         self._config: Final = config
         self._prepare_s: Final = prepare_s
         self._note_gap: Final = note_gap
         self._steps_together: Final = steps_together
-        self._on_drained: Callable[[], None] = lambda: None
         self._start()
 
     def _start(self) -> None:
@@ -140,6 +147,8 @@ class Host:
         self._step_end: Entry | None = None
         self._began_s = self._move_s = self._each_s = 0.0  # of the plan in progress
         self._together = 0
+        self._is_closed = False
+        self._load_s = 0.0
 
     @property
     def load(self) -> AdmissionSnapshot:
@@ -155,6 +164,10 @@ class Host:
 
     def arrive(self, call: Call) -> None:
         """A request has come. It is refused at once, or stands in the line after `prepare_s`."""
+        if self.state == "loading":
+            left_s = max(1, math.ceil(self.ready_s - self._agenda.now_s))
+            call.listener.refused(ModelLoading(self.name, "it is loading", stage="loading", retry_after_s=left_s))
+            return
         if not self.is_up:
             call.listener.lost()
             return
@@ -223,8 +236,7 @@ class Host:
         if call.impatience is not None:
             call.impatience.drop()
         call.held.close()
-        if self.is_draining and not self._calls:
-            self._agenda.after(0.0, self._drained)
+        self._end_if_drained()
 
     # ---------------------------------------------------------------------------------------------------------- steps
 
@@ -280,7 +292,6 @@ class Host:
         events = self._scheduler.apply(plan, self._runner.result(plan, times=self._together, each_s=self._each_s))
         self.steps += self._together
         self.busy_s += self._move_s + self._together * self._each_s
-        self.computed_prompt_tokens += sum(len(chunk.tokens) for chunk in plan.chunks if len(chunk.tokens) > 1)
         if going_on:
             self._note_gap(self._move_s + self._each_s, going_on)
             if self._together > 1:
@@ -305,21 +316,37 @@ class Host:
 
     # ---------------------------------------------------------------------------------------- the life of the process
 
-    def drain(self, on_drained: Callable[[], None]) -> None:
-        """SIGTERM: what has begun goes on, everything else is refused. `on_drained` is called when nothing is left."""
-        self.is_draining, self._on_drained = True, on_drained
-        self._admission.close(ShuttingDown)
-        if not self._calls:
-            self._agenda.after(0.0, self._drained)
+    @property
+    def is_up(self) -> bool:
+        """Whether it has an engine."""
+        return self.state in {"serving", "draining"}
 
-    def _drained(self) -> None:
-        if self.is_draining and not self._calls:
-            self.is_draining = self.is_up = False
-            self._on_drained()
+    def drain(self, *, notice_s: float, load_s: float) -> None:
+        """SIGTERM: what has begun goes on, and after `notice_s` everything else is refused.
 
-    def lose(self) -> None:
-        """The machine has gone, with everything on it."""
-        self.is_up = self.is_draining = False
+        When nothing is left the process ends. A new one has its model after `load_s`.
+        """
+        self.state, self._load_s = "draining", load_s
+        self._agenda.after(notice_s, self._close)
+
+    def _close(self) -> None:
+        if self.state == "draining":
+            self._is_closed = True
+            self._admission.close(ShuttingDown)
+            self._end_if_drained()
+
+    def _end_if_drained(self) -> None:
+        if self._is_closed and not self._calls:
+            self._agenda.after(0.0, self._restart)
+
+    def _restart(self) -> None:
+        if self.state == "draining" and not self._calls:
+            self.state, self.ready_s = "loading", self._agenda.now_s + self._load_s
+            self._agenda.at(self.ready_s, self.come_back)
+
+    def lose(self, *, is_silent: bool = False) -> None:
+        """The process has gone with everything in it, or the whole machine, which then answers nothing."""
+        self.state = "silent" if is_silent else "gone"
         calls = list(self._calls.values())
         self._calls.clear()
         if self._step_end is not None:
@@ -331,7 +358,7 @@ class Host:
 
     def come_back(self) -> None:
         """A new process, whose model is loaded and which remembers nothing."""
-        self.is_up = True
+        self.state = "serving"
         self._start()
 
 

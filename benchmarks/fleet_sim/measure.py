@@ -1,6 +1,6 @@
 """Measures the times of `step_times` on this machine.
 
-    python -m benchmarks.fleet_sim.measure [--model FILE | --gemma FOLDER] [--name NAME] [--rounds N] [--merge FILE]
+    python -m benchmarks.fleet_sim.measure [--model FILE | --gemma FOLDER] [--name NAME] [--rounds N]
     python -m benchmarks.fleet_sim.measure --from-lines FILE        # a table from lines of benchmarks.kv_layout
 
 Prints one line of JSON, a `StepTimes` with the circumstances and the load of the machine. Each time is the shortest of
@@ -156,18 +156,6 @@ def from_lines(lines: Iterable[Mapping[str, Any]], *, name: str, source: str) ->
     )
 
 
-def merged(times: StepTimes, former: StepTimes) -> StepTimes:
-    """The shorter time of two tables in each row, for a machine that is never quiet for long."""
-    return msgspec.structs.replace(
-        times,
-        origin=f"{times.origin}; the shorter time in each row, together with those {former.origin}",
-        decode=tuple((*row[:2], min(row[2], old[2])) for row, old in zip(times.decode, former.decode, strict=True)),
-        prefill=tuple((at, min(s, old)) for (at, s), (_, old) in zip(times.prefill, former.prefill, strict=True)),
-        moves=tuple((at, min(s, old)) for (at, s), (_, old) in zip(times.moves, former.moves, strict=True)),
-        piece_s=max(times.piece_s, former.piece_s),
-    )
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,7 +166,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--load-s", type=float, default=1.0, help="seconds from a start to the first request")
     parser.add_argument("--from-lines", type=Path, metavar="FILE", help="lines of benchmarks.kv_layout; nothing is run")
-    parser.add_argument("--merge", type=Path, metavar="FILE", help="a table from before, whose shorter times are kept")
     options = parser.parse_args()
     if options.from_lines is not None:
         lines = map(json.loads, options.from_lines.read_text(encoding="utf-8").splitlines())
@@ -187,8 +174,6 @@ def main() -> None:
         return
     path = options.model or (joined_model("gemma", options.gemma) if options.gemma else model_path())
     times = measured(path, name=options.name, threads=options.threads, rounds=options.rounds, load_s=options.load_s)
-    if options.merge is not None:
-        times = merged(times, msgspec.json.decode(options.merge.read_bytes(), type=StepTimes))
     print(json.dumps(msgspec.to_builtins(_rounded(times))))
 
 

@@ -16,17 +16,17 @@ _GAP_STEP: Final = 1.02
 class Seen(Struct, kw_only=True):
     """One request of a client, with all its attempts. Times are in seconds since the beginning; None has not happened.
 
-    `refusal` is why the last attempt was refused, "lost" for a host that has gone, "" for none.
+    `refusal` is why the last attempt was refused, "lost" for a host that has gone, "" for none. `first_refusal` is the
+    same for the first attempt that was.
     """
 
     sent_s: float
     prompt_tokens: int
     reply_tokens: int
     caller: str = ""
-    turn: int = 0
     host: int = -1
     attempts: int = 1
-    refusals: int = 0
+    first_refusal: str = ""
     began_s: float | None = None
     first_token_s: float | None = None
     ended_s: float | None = None
@@ -65,14 +65,21 @@ def percentiles(values: Iterable[float], *fractions: float) -> list[float | None
 
 
 def summary(
-    seen: Sequence[Seen], gaps: Gaps, *, from_s: float, until_s: float, busy: Sequence[float], steps: int
+    seen: Sequence[Seen],
+    gaps: Gaps,
+    *,
+    from_s: float,
+    sent_until_s: float,
+    until_s: float,
+    busy: Sequence[float],
+    steps: int,
 ) -> dict[str, Any]:
-    """The numbers of all requests that were sent from `from_s` on, until `until_s`.
+    """The numbers of all requests that were sent from `from_s` to `sent_until_s`, and of all that ended by `until_s`.
 
     `busy` are the seconds in which each host computed, from `from_s` on. Rates are for all hosts together. Times are in
     milliseconds, and for refused requests there are none.
     """
-    sent = [each for each in seen if each.sent_s >= from_s]
+    sent = [each for each in seen if from_s <= each.sent_s <= sent_until_s]
     ended = [each for each in seen if each.ended_s is not None and each.ended_s >= from_s]
     first = [each.first_token_s - each.sent_s for each in sent if each.first_token_s is not None]
     begun = [each.began_s - each.sent_s for each in sent if each.began_s is not None]
@@ -84,7 +91,7 @@ def summary(
     wait50, wait99 = percentiles(begun, 0.5, 0.99)
     return {
         "requests": len(sent),
-        "sent_per_s": round(len(sent) / seconds, 3),
+        "sent_per_s": round(len(sent) / (sent_until_s - from_s), 3),
         "ended_per_s": round(len(ended) / seconds, 3),
         "tok_per_s": round(sum(each.reply_tokens for each in ended) / seconds, 1),
         "first_token_p50_ms": _ms(p50),
@@ -95,7 +102,9 @@ def summary(
         "gap_p99_ms": _ms(gaps.percentile(0.99)),
         "failed": round(sum(reasons.values()) / max(1, len(sent)), 4),
         "failed_by": dict(sorted(reasons.items())),
-        "refusals": sum(each.refusals for each in sent),
+        "refused": round(sum(bool(each.first_refusal) for each in sent) / max(1, len(sent)), 4),
+        "refused_by": dict(sorted(Counter(each.first_refusal for each in sent if each.first_refusal).items())),
+        "undecided": round(sum(not each.refusal and each.began_s is None for each in sent) / max(1, len(sent)), 4),
         "attempts_each": round(sum(each.attempts for each in sent) / max(1, len(sent)), 3),
         "cached": round(sum(each.cached_tokens for each in ended) / max(1, prompts), 4),
         "busy": round(sum(busy) / len(busy) / seconds, 3),

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-__all__ = ("markdown", "picture", "write")
+__all__ = ("markdown", "picture", "study_table", "write")
 
 Line: TypeAlias = Mapping[str, Any]
 
@@ -24,6 +24,7 @@ _COLUMNS: Final = {
     "first_token_p99_ms": "p99 ",
     "gap_p50_ms": "gap p50, ms",
     "gap_p99_ms": "p99  ",
+    "refused": "refused",
     "failed": "failed",
     "attempts_each": "attempts",
     "cached": "cached",
@@ -33,9 +34,9 @@ _COLUMNS: Final = {
 }
 """What each simulation gives, in this order. What a study varied comes before it."""
 _SILENT: Final = {
-    "bench", "study", "seed", "took_s", "requests", "refusals", "refusals_by", "failed_by", "steps", "busy_least",
+    "bench", "study", "seed", "took_s", "requests", "refused_by", "failed_by", "undecided", "steps", "busy_least",
 }  # fmt: skip
-_SHARES: Final = {"failed", "cached", "busy", "busy_most"}
+_SHARES: Final = {"refused", "failed", "cached", "busy", "busy_most"}
 
 
 def write(lines: Sequence[Line], out: Path) -> None:
@@ -47,18 +48,28 @@ def write(lines: Sequence[Line], out: Path) -> None:
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """One table for each study."""
+    """All tables of these lines, each below the name of its study."""
     text = "Written by `benchmarks.fleet_sim`; `docs/explanation/scale.md` says what was simulated.\n"
     for study in dict.fromkeys(line["study"] for line in lines):
-        rows = [line for line in lines if line["study"] == study]
-        varied = [key for key in rows[0] if key not in _SILENT and key not in _COLUMNS]
-        shown = [key for key in _COLUMNS if key in rows[0]]
-        head = [*varied, *(_COLUMNS[key].strip() for key in shown)]
-        body = [
-            [*(str(row.get(key, "")) for key in varied), *(_cell(key, row.get(key)) for key in shown)] for row in rows
-        ]
-        text += f"\n## {study}\n\n" + _table(head, body)
+        text += f"\n## {study}\n\n" + study_table([line for line in lines if line["study"] == study])
     return text
+
+
+def study_table(rows: Sequence[Line]) -> str:
+    """The lines of one study as a table: what was varied, and what came of it. What is the same in all is left out."""
+    varied = [key for key in rows[0] if key not in _SILENT and key not in _COLUMNS]
+    cells = {key: [_cell(key, row.get(key)) for row in rows] for key in _COLUMNS if key in rows[0]}
+    shown = [key for key, column in cells.items() if len(set(column)) > 1]
+    if cells.get("busy_most") == cells.get("busy"):
+        shown = [key for key in shown if key != "busy_most"]  # there is one host
+    if cells.get("failed") == cells.get("refused"):
+        shown = [key for key in shown if key != "failed"]  # nobody tries again
+    head = [*varied, *(_COLUMNS[key].strip() for key in shown)]
+    body = [
+        [*(str(row.get(key, "")) for key in varied), *(cells[key][place] for key in shown)]
+        for place, row in enumerate(rows)
+    ]
+    return _table(head, body)
 
 
 def _cell(key: str, value: float | None) -> str:

@@ -34,5 +34,5 @@ BURSTS: Final[dict[str, Any]] = {"arrivals": "gamma", "cv": 2.0}
 
 def of(lengths: dict[str, Lengths], rate: float, **more: Any) -> Traffic:
     """Traffic with these lengths, `rate` conversations in a second, and what `more` says of `Traffic`."""
-    options: dict[str, Any] = {"name": "", **BURSTS, **lengths, **more}
+    options: dict[str, Any] = {**BURSTS, **lengths, **more}
     return Traffic(conversations_per_s=rate, **options)

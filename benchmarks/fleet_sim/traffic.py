@@ -54,7 +54,6 @@ class Traffic(Struct, frozen=True, kw_only=True):
     `callers` principals sends all turns of a conversation, the first one most often; 0 means that nobody is identified.
     """
 
-    name: str
     conversations_per_s: float
     prompt: Lengths
     reply: Lengths

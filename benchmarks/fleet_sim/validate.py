@@ -83,7 +83,8 @@ admission.max_wait_secs = {admission.max_wait_secs}
             program = [str(Path(__file__).with_name("sleeping_daemon.py")), str(times)]
         command = [sys.executable, *program, "serve", "--config", str(file), "--port", str(port)]
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-        with subprocess.Popen([*command, "--log-level", "warning"], cwd=ROOT, env=environ) as process:
+        command += ["--log-level", "warning"]
+        with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL) as process:
             try:
                 _wait_ready(port)
                 yield port
@@ -223,7 +224,6 @@ def main() -> None:
     options = parser.parse_args()
     arrivals: Arrivals = options.arrivals
     traffic = Traffic(
-        name="validation",
         conversations_per_s=options.rate,
         arrivals=arrivals,
         cv=2.0,

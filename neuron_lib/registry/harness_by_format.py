@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from neuron_lib.errors import UnknownHarness
+from neuron_lib.errors import LoadFailed, SourceUnavailable, UnknownHarness
 from neuron_lib.harness import Harness, LoadedModel, ProgressReporter, SelectiveHarness
 from neuron_lib.shown import clip
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec, public_id
@@ -40,14 +40,21 @@ class HarnessByFormat:
             yield model
 
     async def choose(self, spec: ModelSpec) -> Harness:
-        """The harness that takes the model.
+        """The harness that takes the model. A harness that cannot say so does not keep the model from a later one.
 
         Raises `UnknownHarness` if none does, `LoadFailed` for a model that nothing can load, and `SourceUnavailable`.
         """
         selective = [harness for harness in self._harnesses if isinstance(harness, SelectiveHarness)]
+        problem: LoadFailed | SourceUnavailable | None = None
         for harness in selective:
-            if await harness.takes(spec):
-                return harness
+            try:
+                if await harness.takes(spec):
+                    return harness
+            except (LoadFailed, SourceUnavailable) as error:  # a later harness may take it
+                if problem is None or isinstance(problem, LoadFailed):
+                    problem = error
+        if problem is not None:
+            raise problem
         for other in self._harnesses:
             if not isinstance(other, SelectiveHarness):
                 return other

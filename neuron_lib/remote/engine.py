@@ -4,30 +4,34 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
+from urllib.parse import quote
 
 import anyio
 from msgspec.structs import replace
 
-from neuron_lib.errors import LoadFailed, SourceUnavailable
+from neuron_lib.errors import LoadFailed, SourceUnavailable, first_leaf
 from neuron_lib.remote.entry import RemoteEntry, RemoteModel
-from neuron_lib.remote.listing import Listed, facts_of_neuron, find, names_of
-from neuron_lib.remote.watch import Look, Watch
+from neuron_lib.remote.listing import Listed, facts_of_neuron, find, has_model, names_of
+from neuron_lib.remote.look import Look, see
+from neuron_lib.remote.watch import Watch
 from neuron_lib.shown import clip
 from neuron_lib.types import ModelLimit
 from neuron_lib.upstream.address import UpstreamAddress
 from neuron_lib.upstream.api import APIS, NEURON
-from neuron_lib.upstream.client import Unreachable, UpstreamClient, UpstreamLimits
+from neuron_lib.upstream.client import Silent, Unreachable, UpstreamClient, UpstreamLimits
 from neuron_lib.upstream.connection import ConnectionLost
 from neuron_lib.upstream.engine import UpstreamEngine
 from neuron_lib.upstream.facts import UpstreamFacts
 from neuron_lib.upstream.refusals import refusal_of
 
-__all__ = ("RemoteEngine", "open_remote")
+__all__ = ("RemoteEngine", "has_listed", "open_remote")
 
 _LIST: Final = "/v1/models"
 _LOOK_LIMIT_S: Final = 10.0
 _DOUBT_S: Final = 0.5
 """The next look after one that shows the server away."""
+_HEARD_S: Final = 5.0
+"""A reply of which a piece came within this time is under way."""
 _MOST_LIST_BYTES: Final = 4 << 20
 
 
@@ -36,12 +40,7 @@ async def open_remote(
     entry: RemoteEntry, address: UpstreamAddress, stated: RemoteModel, *, model_id: str, tls: ssl.SSLContext | None
 ) -> AsyncIterator["RemoteEngine"]:
     """A server that is looked at until the block ends. See `RemoteEngine.wait_ready`."""
-    limits = UpstreamLimits(
-        connect_s=entry.connect_timeout_secs,
-        silence_s=entry.silence_timeout_secs,
-        reply_s=entry.reply_timeout_secs,
-    )
-    client = UpstreamClient(address, limits=limits, tls=tls)
+    client = UpstreamClient(address, limits=_limits(entry), tls=tls)
     engine = RemoteEngine(entry, stated, model_id=model_id, client=client)
     try:
         async with anyio.create_task_group() as tasks:
@@ -50,10 +49,50 @@ async def open_remote(
                 yield engine
             finally:
                 tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:  # the supervisor asks which error it is
+        leaf = first_leaf(group)
+        raise leaf from leaf.__cause__
     finally:
         engine.bury("the model was unloaded")
         with anyio.CancelScope(shield=True):
             await client.aclose()
+
+
+async def has_listed(
+    entry: RemoteEntry, address: UpstreamAddress, *, model_id: str, tls: ssl.SSLContext | None
+) -> bool:
+    """Whether the server lists the model of `address`. Raises `SourceUnavailable` if the server gives no list."""
+    client = UpstreamClient(address, limits=_limits(entry), tls=tls)
+    try:
+        status, body = await _get(client, _LIST)
+    except (Unreachable, ConnectionLost) as error:
+        text = f"{model_id}: the server at {address.shown} cannot be reached: {error}"
+        raise SourceUnavailable(text, model_id=model_id) from error
+    finally:
+        with anyio.CancelScope(shield=True):
+            await client.aclose()
+    if status != 200:
+        text = f"{model_id}: the server at {address.shown} answers {status} to GET {_LIST}"
+        raise SourceUnavailable(text, model_id=model_id)
+    return has_model(body, address.model)
+
+
+def _limits(entry: RemoteEntry) -> UpstreamLimits:
+    return UpstreamLimits(
+        connect_s=entry.connect_timeout_secs,
+        silence_s=entry.silence_timeout_secs,
+        reply_s=entry.reply_timeout_secs,
+    )
+
+
+async def _get(client: UpstreamClient, path: str) -> tuple[int, bytes]:
+    """Status and body. Raises `Unreachable` and `ConnectionLost`."""
+    with anyio.move_on_after(_LOOK_LIMIT_S):
+        exchange = await client.send("GET", path)
+        async with exchange:
+            body = await exchange.read_whole(most_bytes=_MOST_LIST_BYTES)
+            return exchange.head.status, client.address.without_token(body)
+    raise ConnectionLost(f"no answer within {_LOOK_LIMIT_S:g} s")
 
 
 class RemoteEngine(UpstreamEngine):
@@ -65,6 +104,7 @@ class RemoteEngine(UpstreamEngine):
         self._entry: Final = entry
         self._stated: Final = stated
         self._facts: UpstreamFacts | None = None
+        self._listed: Listed | None = None
         self._is_ready = anyio.Event()
         self._look_now = anyio.Event()
 
@@ -89,7 +129,7 @@ class RemoteEngine(UpstreamEngine):
         listed = self._find(body)
         if listed is None:
             raise await self._not_listed(body)
-        self._facts = await self._read_facts(listed)
+        self._facts, self._listed = await self._read_facts(listed), listed
         self._is_ready.set()
         return self._facts
 
@@ -99,39 +139,33 @@ class RemoteEngine(UpstreamEngine):
         health = self._entry.health
         watch = Watch(limit_s=health.limit_secs, last_good_s=anyio.current_time())
         while self.death is None:
-            with anyio.move_on_after(
-                min(_DOUBT_S, health.interval_secs) if watch.is_in_doubt else health.interval_secs
-            ):
+            pause_s = min(_DOUBT_S, health.interval_secs) if watch.is_in_doubt else health.interval_secs
+            with anyio.move_on_after(pause_s):
                 await self._look_now.wait()
             self._look_now = anyio.Event()
             look, reason = await self._look()
-            if watch.take(look, now_s=anyio.current_time()):
+            if watch.take(look, now_s=anyio.current_time(), is_heard=self.client.is_heard(_HEARD_S)):
+                if look is Look.REFUSES:  # it lives, so no request has ended it
+                    self.client.at_work.clear()
                 self.die(f"the server at {self._where} is lost: {reason}")
 
     async def _look(self) -> tuple[Look, str]:
         try:
             status, body = await self._get(_LIST)
+        except (Silent, ConnectionLost) as error:
+            return Look.UNWELL, str(error)
         except Unreachable as error:
             return Look.AWAY, str(error)
-        except ConnectionLost as error:
-            return Look.UNWELL, str(error)
-        if status in {401, 403, 404}:
-            return Look.AWAY, f"it answers {status}"
-        if status != 200:
-            return Look.UNWELL, f"it answers {status}"
-        try:
-            is_there = find(body, self.client.address.model) is not None
-        except ValueError:
-            return Look.UNWELL, "its list of models cannot be read"
-        return (Look.GOOD, "") if is_there else (Look.AWAY, "it has the model no more")
+        seen = see(status, body, self.client.address.model)
+        if seen.listed is not None:
+            if self._listed is None or seen.listed.is_other_load(self._listed):
+                self._facts = await self._read_facts(seen.listed)
+            self._listed = seen.listed
+        return seen.look, seen.reason
 
     async def _get(self, path: str) -> tuple[int, bytes]:
         """Status and body. Raises `Unreachable` and `ConnectionLost`."""
-        with anyio.move_on_after(_LOOK_LIMIT_S):
-            exchange = await self.client.send("GET", path)
-            async with exchange:
-                return exchange.head.status, await exchange.read_whole(most_bytes=_MOST_LIST_BYTES)
-        raise ConnectionLost(f"no answer within {_LOOK_LIMIT_S:g} s")
+        return await _get(self.client, path)
 
     # ------------------------------------------------------------------------------------------------ what it has said
 
@@ -148,11 +182,13 @@ class RemoteEngine(UpstreamEngine):
         """A neuron lists a model when it serves, and says of one that it will."""
         model = self.client.address.model
         try:
-            status, _ = await self._get(f"{_LIST}/{model}")
+            status, _ = await self._get(f"{_LIST}/{quote(model)}")
         except (Unreachable, ConnectionLost):
             status = 0
         if status == 503:
-            return self._unavailable(f"model {clip(model)!r} is still being loaded at {self._where}")
+            return self._unavailable(
+                f"model {clip(model)!r} is still being loaded at {self._where}, or this address leads back to this host"
+            )
         text = f"the server at {self._where} has no model {clip(model)!r}; it has {names_of(body)}"
         return LoadFailed(text, model_id=self.model_id)
 

@@ -14,7 +14,7 @@ from neuron_lib.upstream.address import UpstreamAddress
 
 __all__ = ("ApiName", "Health", "RemoteEntry", "RemoteModel")
 
-ApiName: TypeAlias = Literal["auto", "neuron", "openai", "llama-server", "vllm", "sglang"]
+ApiName: TypeAlias = Literal["auto", "neuron", "openai", "llama-server", "llama-cpp-python", "vllm", "sglang", "other"]
 _Capability: TypeAlias = Literal["text", "vision", "embeddings", "rerank"]
 _ModelName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1000)]
 _Limit: TypeAlias = Annotated[float, Meta(ge=0.1, le=86_400)]
@@ -22,7 +22,7 @@ _Limit: TypeAlias = Annotated[float, Meta(ge=0.1, le=86_400)]
 
 class Health(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The server is asked for its models each `interval_secs`. A server that gives no good answer for `limit_secs` is
-    lost. One that cannot be reached, or has the model no more, is lost at the second look.
+    lost. One that cannot be reached, refuses the key, or has the model no more, is lost at the second look.
     """
 
     interval_secs: Annotated[float, Meta(ge=0.1, le=3600)] = 10.0
@@ -40,10 +40,10 @@ class RemoteModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class RemoteEntry(HarnessEntry, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One `[[harnesses]]` entry with `kind = "remote"`: another server, at the address `url`, with or without `/v1`.
 
-    The key for it is in the variable `api_key_env` or in the file `api_key_file`, and is read at each load. `ca_file`
-    has the authorities, in PEM, whose certificates are believed in place of those of the system. `api` is what the
-    server understands; `auto` finds that out. A model has the same name there as here, if `models` gives it no other
-    one.
+    The key for it is in the variable `api_key_env` or in the file `api_key_file`. The file is read at each load, and
+    again when the server is lost. `ca_file` has the authorities, in PEM, whose certificates are believed in place of
+    those of the system. `api` is what the server understands; `auto` finds that out. A model has the same name there as
+    here, if `models` gives it no other one.
 
     A connection may take `connect_timeout_secs`. A server that sends nothing for `silence_timeout_secs` has failed, and
     so has one that takes longer than `reply_timeout_secs` for one reply. `admission` is as that of llama.cpp, and

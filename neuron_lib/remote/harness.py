@@ -3,11 +3,11 @@
 import os
 import re
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import anyio.to_thread
 
@@ -15,11 +15,12 @@ from neuron_lib.admission.configured import admission_rules
 from neuron_lib.errors import LoadFailed
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.logs import FieldLogger, get_logger
-from neuron_lib.remote.engine import RemoteEngine, open_remote
+from neuron_lib.remote.engine import RemoteEngine, has_listed, open_remote
 from neuron_lib.remote.entry import RemoteEntry, RemoteModel
 from neuron_lib.supervision.restart_policy import RestartPolicy
 from neuron_lib.supervision.supervisor import supervise
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec, public_id
+from neuron_lib.upstream.address import UpstreamAddress
 from neuron_lib.upstream.model import UpstreamModel
 
 __all__ = ("RemoteHarness",)
@@ -28,7 +29,8 @@ logger: FieldLogger = get_logger(__name__)
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 _MOST_KEY_BYTES: Final = 1 << 16
-_MOST_DEATHS: Final = 10
+_MOST_DEATHS: Final = 30
+"""Within ten minutes. A server that answers, but refuses, is given up after six of them."""
 _LONGEST_PAUSE_S: Final = 15.0
 _WITHOUT_MEANING: Final = ("quant", "tensor_parallel", "devices")
 
@@ -36,8 +38,17 @@ _WITHOUT_MEANING: Final = ("quant", "tensor_parallel", "devices")
 class RemoteHarness:
     """A harness of the kind `remote`. The server is looked at as long as a model of it is loaded."""
 
-    def __init__(self, entry: RemoteEntry, *, environ: Mapping[str, str] | None = None) -> None:
-        """`environ` has the variable of the key."""
+    def __init__(
+        self,
+        entry: RemoteEntry,
+        *,
+        environ: Mapping[str, str] | None = None,
+        policy: Callable[[], RestartPolicy] = lambda: RestartPolicy(
+            most_deaths=_MOST_DEATHS, longest_pause_s=_LONGEST_PAUSE_S
+        ),
+    ) -> None:
+        """`environ` has the variable of the key. `policy` says when a lost server is asked again."""
+        self._policy: Final = policy
         self._entry: Final = entry
         self._environ: Final = os.environ if environ is None else environ
 
@@ -60,16 +71,42 @@ class RemoteHarness:
         report(LoadProgress(stage=LoadStage.RESOLVING))
         entry = self._entry
         stated = entry.models.get(model_id, RemoteModel())
-        token = await anyio.to_thread.run_sync(self._key, model_id)
-        tls = await anyio.to_thread.run_sync(self._tls, model_id)
-        address = entry.address(model=stated.model_name or model_id, token=token)
-        if token and not address.is_tls:
+        if self._has_key and not entry.url.startswith("https:") and not _is_loopback(entry.url):
             logger.warning("the key of a harness travels without encryption", extra={"harness": self.name})
         report(LoadProgress(stage=LoadStage.LOADING))
-        start = partial(open_remote, entry, address, stated, model_id=model_id, tls=tls)
-        policy = RestartPolicy(most_deaths=_MOST_DEATHS, longest_pause_s=_LONGEST_PAUSE_S)
-        async with supervise(start, model_id=model_id, policy=policy) as supervisor:
+
+        @asynccontextmanager
+        async def start() -> AsyncIterator[RemoteEngine]:
+            address, tls = await self._way(model_id)  # read again for each life: the operator may have mended them
+            async with open_remote(entry, address, stated, model_id=model_id, tls=tls) as engine:
+                yield engine
+
+        async with supervise(start, model_id=model_id, policy=self._policy()) as supervisor:
             yield UpstreamModel(supervisor, harness_name=self.name, rules=admission_rules(entry.admission))
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """See `neuron_lib.harness.SelectiveHarness`."""
+        return (f"what {self._entry.address(model='', token='').shown} has",)
+
+    async def takes(self, spec: ModelSpec) -> bool:
+        """Whether the entry or the server names the model. Raises `SourceUnavailable` if the server gives no list."""
+        model_id = public_id(spec.model_id)
+        if model_id in self._entry.models:
+            return True
+        address, tls = await self._way(model_id)
+        return await has_listed(self._entry, address, model_id=model_id, tls=tls)
+
+    async def _way(self, model_id: str) -> tuple[UpstreamAddress, ssl.SSLContext | None]:
+        """The address with the key, and the certificates to believe. Raises `LoadFailed`."""
+        stated = self._entry.models.get(model_id, RemoteModel())
+        token = await anyio.to_thread.run_sync(self._key, model_id)
+        tls = await anyio.to_thread.run_sync(self._tls, model_id)
+        return self._entry.address(model=stated.model_name or model_id, token=token), tls
+
+    @property
+    def _has_key(self) -> bool:
+        return self._entry.api_key_env is not None or self._entry.api_key_file is not None
 
     def _key(self, model_id: str) -> str:
         """The key for the server, "" for none. Raises `LoadFailed`, which never quotes it. Blocks."""
@@ -105,3 +142,8 @@ class RemoteHarness:
         except (OSError, ssl.SSLError) as error:
             text = f"the authorities of the harness {self.name} in {self._entry.ca_file} cannot be read: {error}"
             raise LoadFailed(text, model_id=model_id) from error
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in {"localhost", "::1"} or host.startswith("127.")

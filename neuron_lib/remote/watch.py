@@ -1,29 +1,21 @@
 """When a server that is looked at again and again counts as lost. Pure: times are arguments, in seconds."""
 
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Final
 
-__all__ = ("Look", "Watch")
+from neuron_lib.remote.look import Look
+
+__all__ = ("Watch",)
 
 _LOOKS: Final = 2
 """A connection may fail once for reasons of its own."""
-
-
-class Look(Enum):
-    """What a look at a server has shown."""
-
-    GOOD = auto()
-    """It has the model."""
-    AWAY = auto()
-    """It cannot be reached, does not accept the key, or has the model no more."""
-    UNWELL = auto()
-    """It answers, but that it is busy or has failed; or it gives no answer in time."""
+_GONE: Final = frozenset({Look.AWAY, Look.REFUSES})
 
 
 @dataclass(slots=True)
 class Watch:
-    """The looks at one server. It is lost after two in a row that show it away, and after `limit_s` without a good one.
+    """The looks at one server. Two in a row that show it away or refusing are its loss, and so is `limit_s` without a
+    good one.
 
     `last_good_s` is the time of the last good look.
     """
@@ -32,15 +24,20 @@ class Watch:
     last_good_s: float
     _away: int = 0
 
-    def take(self, look: Look, *, now_s: float) -> bool:
-        """Take a look in. Returns whether the server is lost."""
-        if look is Look.GOOD:
-            self.last_good_s, self._away = now_s, 0
+    def take(self, look: Look, *, now_s: float, is_heard: bool = False) -> bool:
+        """Take a look in. Returns whether the server is lost.
+
+        `is_heard` says that a reply is under way, of which a piece has just come. Then the server is not lost, whatever
+        the look shows: the loss would break the reply off.
+        """
+        is_gone = look in _GONE
+        if look is Look.GOOD or is_heard:
+            self.last_good_s, self._away = now_s, int(is_gone)
             return False
-        self._away = self._away + 1 if look is Look.AWAY else 0
+        self._away = self._away + 1 if is_gone else 0
         return self._away >= _LOOKS or now_s - self.last_good_s >= self.limit_s
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether the last look was not good, so that the next one should come soon."""
+        """Whether the last look showed the server away or refusing, so that the next one should come soon."""
         return self._away > 0

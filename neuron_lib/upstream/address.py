@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 __all__ = ("UpstreamAddress",)
 
 _PORTS: Final = {"http": 80, "https": 443}
+_SHORTEST_SECRET: Final = 6
+"""Shorter tokens are words that an answer may hold for reasons of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,3 +61,7 @@ class UpstreamAddress:
     def target(self, path: str) -> str:
         """The path of a request for `path`, which begins with a slash, as the server sees it."""
         return urlsplit(self.url).path.rstrip("/") + path
+
+    def without_token(self, answer: bytes) -> bytes:
+        """The answer of a server that may quote what it was sent. The token in it is covered."""
+        return answer.replace(self.token.encode(), b"***") if len(self.token) >= _SHORTEST_SECRET else answer

@@ -10,7 +10,17 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-__all__ = ("APIS", "LLAMA_SERVER", "NEURON", "OPENAI", "UpstreamApi")
+__all__ = (
+    "APIS",
+    "LLAMA_CPP_PYTHON",
+    "LLAMA_SERVER",
+    "NEURON",
+    "OPENAI",
+    "OTHER",
+    "SGLANG",
+    "VLLM",
+    "UpstreamApi",
+)
 
 _OPENAI_SAMPLING: Final = {
     name: name for name in ("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "logit_bias")
@@ -33,6 +43,11 @@ _LLAMA_SAMPLING: Final = {
         "ignore_eos",
     )
 }
+_GPU_SAMPLING: Final = {
+    **_OPENAI_SAMPLING,
+    **{name: name for name in ("top_k", "min_p", "repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos")},
+}
+"""What vLLM and SGLang know."""
 
 
 class UpstreamApi(Struct, frozen=True, kw_only=True):
@@ -73,7 +88,10 @@ class UpstreamApi(Struct, frozen=True, kw_only=True):
 
 
 OPENAI: Final = UpstreamApi()
-"""OpenAI's own API, and what all servers that follow it have in common."""
+"""OpenAI's own API."""
+
+OTHER: Final = UpstreamApi(name="other", max_tokens="max_tokens")
+"""What all servers that follow OpenAI's API have in common. Most of them do not know `max_completion_tokens`."""
 
 NEURON: Final = UpstreamApi(
     name="neuron",
@@ -109,5 +127,43 @@ LLAMA_SERVER: Final = UpstreamApi(
 )
 """llama.cpp's server."""
 
-APIS: Final[Mapping[str, UpstreamApi]] = {api.name: api for api in (OPENAI, NEURON, LLAMA_SERVER)}
+LLAMA_CPP_PYTHON: Final = UpstreamApi(
+    name="llama-cpp-python",
+    sampling={
+        **_OPENAI_SAMPLING,
+        **{name: name for name in ("top_k", "min_p")},
+        "repetition_penalty": "repeat_penalty",
+    },
+    max_tokens="max_tokens",
+    reasoning_effort=False,
+    several_prompts=False,
+    token_prompts=False,
+    choices=False,
+)
+"""The server of the package llama-cpp-python."""
+
+VLLM: Final = UpstreamApi(
+    name="vllm",
+    sampling=_GPU_SAMPLING,
+    max_tokens="max_tokens",
+    grammars={"regex": "structured_outputs.regex"},
+    template_kwargs="chat_template_kwargs",
+    schema_in_completions=True,
+    suffix=False,
+)
+"""vLLM's server."""
+
+SGLANG: Final = UpstreamApi(
+    name="sglang",
+    sampling=_GPU_SAMPLING,
+    max_tokens="max_tokens",
+    grammars={"regex": "regex"},
+    template_kwargs="chat_template_kwargs",
+    suffix=False,
+)
+"""SGLang's server."""
+
+APIS: Final[Mapping[str, UpstreamApi]] = {
+    api.name: api for api in (OPENAI, OTHER, NEURON, LLAMA_SERVER, LLAMA_CPP_PYTHON, VLLM, SGLANG)
+}
 """By their names."""

@@ -3,6 +3,9 @@
 Knows HTTP and nothing of what bodies mean.
 """
 
+import math
+import os
+import socket
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,12 +20,13 @@ from anyio.streams.tls import TLSStream
 from msgspec import Struct
 
 from neuron_lib import __version__
+from neuron_lib.errors import first_leaf
 from neuron_lib.shown import clip
 from neuron_lib.upstream.address import UpstreamAddress
 from neuron_lib.upstream.connection import Connection, ConnectionLost, Head
 from neuron_lib.upstream.unix_stream import connect_unix
 
-__all__ = ("Exchange", "Unreachable", "UpstreamClient", "UpstreamLimits")
+__all__ = ("Exchange", "Silent", "Unreachable", "UpstreamClient", "UpstreamLimits")
 
 T = TypeVar("T")
 
@@ -39,7 +43,8 @@ class UpstreamLimits(Struct, frozen=True, kw_only=True):
 
     `connect_s` bounds each connection, and `silence_s` each wait for the next bytes, the first ones included. A whole
     exchange takes `reply_s` at most. A request that does not reach a server which is not known to be lost is sent
-    again after each of the `pauses_s`. Whether a server is lost of which an answer broke off turns out within `news_s`.
+    again after each of the `pauses_s`. If an answer broke off, `news_s` is the wait for the news that its server is
+    lost.
     """
 
     connect_s: float = 5.0
@@ -53,6 +58,10 @@ class Unreachable(Exception):
     """Nothing of an answer came: the server could not be reached, or the connection broke before."""
 
 
+class Silent(Unreachable):
+    """The server took the request and gave no answer in time. It may still work on the request."""
+
+
 class Exchange:
     """One answer whose head is there, from `UpstreamClient.send`. Leaving its block hangs up if the answer goes on."""
 
@@ -63,6 +72,7 @@ class Exchange:
         self._connection = connection
         self._until_s = until_s
         self._is_waiting = False
+        self._last_piece_s = -math.inf
         client._exchanges.add(self)
 
     async def __aenter__(self) -> Self:
@@ -88,11 +98,14 @@ class Exchange:
                 raise ConnectionLost(f"the reply took longer than {limits.reply_s:g} s") from None
             raise ConnectionLost(f"the server was silent for {limits.silence_s:g} s") from None
         except ConnectionLost:
+            self._last_piece_s = -math.inf  # nothing is under way any more
             await self._connection.aclose()
             raise
         finally:
             self._is_waiting = False
-        self._client.received += 0 if piece is None else len(piece)
+        if piece is not None:
+            self._client.received += len(piece)
+            self._last_piece_s = anyio.current_time()
         return piece
 
     async def read_whole(self, *, most_bytes: int = _REFUSAL_BYTES) -> bytes:
@@ -158,7 +171,8 @@ class UpstreamClient:
     ) -> Exchange:
         """Send a request and wait for the head of the answer, at most `silence_s` or as long as the limits say.
 
-        An idle connection that turns out to be closed is replaced. Raises `Unreachable` if nothing of an answer comes.
+        An idle connection that turns out to be closed is replaced. Raises `Unreachable` if nothing of an answer comes,
+        and its kind `Silent` if the server has taken the request.
         """
         limit_s = self.limits.silence_s if silence_s is None else silence_s
         until_s = anyio.current_time() + self.limits.reply_s
@@ -178,8 +192,13 @@ class UpstreamClient:
                     case ConnectionLost():
                         raise Unreachable(str(error)) from error
                     case TimeoutError():
-                        raise Unreachable(f"the server gave no answer for {limit_s:g} s") from None
+                        raise Silent(f"the server gave no answer for {limit_s:g} s") from None
                 raise
+
+    def is_heard(self, within_s: float) -> bool:
+        """Whether a piece of an answer that goes on came within the last `within_s`. Refusals do not count."""
+        since_s = anyio.current_time() - within_s
+        return any(each.head.status == 200 and each._last_piece_s >= since_s for each in self._exchanges)
 
     def abandon(self) -> None:
         """Break off all requests. Further ones raise `Unreachable`."""
@@ -218,7 +237,7 @@ class UpstreamClient:
         except TimeoutError:
             raise Unreachable(f"no connection within {limit_s:g} s") from None
         except ssl.SSLError as error:
-            raise Unreachable(f"no encrypted connection: {clip(error.reason or str(error))}") from error
+            raise Unreachable(f"no encrypted connection: {_tls_reason(error)}") from error
         except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
             raise Unreachable(f"no connection: {_reason(error)}") from error
 
@@ -254,7 +273,11 @@ class UpstreamClient:
             await self._idle.popleft()[1].aclose()
 
     def _usual_headers(self, *, has_body: bool) -> list[tuple[str, str]]:
-        headers = [("host", self.address.authority), ("user-agent", f"neuron/{__version__}")]
+        headers = [
+            ("host", self.address.authority),
+            ("user-agent", f"neuron/{__version__}"),
+            ("accept-encoding", "identity"),
+        ]
         if self.address.token:
             headers.append(("authorization", f"Bearer {self.address.token}"))
         if has_body:
@@ -267,5 +290,19 @@ async def _ask(connection: Connection, method: str, target: str, headers: list[t
     return await connection.head()
 
 
-def _reason(error: Exception) -> str:
-    return clip(error.strerror or str(error)) if isinstance(error, OSError) else type(error).__name__
+def _reason(error: BaseException) -> str:
+    """Why there is no connection. Of several addresses of one host the first one counts."""
+    if not isinstance(error, OSError):
+        return type(error).__name__
+    cause = error.__cause__
+    if error.errno is None and cause is not None:
+        return _reason(first_leaf(cause) if isinstance(cause, BaseExceptionGroup) else cause)
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return clip(error.strerror or str(error))
+    return os.strerror(error.errno)
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not believed: {clip(error.verify_message)}"
+    return clip(error.reason or str(error))

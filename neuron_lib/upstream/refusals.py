@@ -34,6 +34,8 @@ __all__ = ("QuotedFailure", "failure_of", "refusal_of")
 
 _OPERATORS: Final = frozenset({401, 402, 403, 404, 405, 407})
 """Statuses that say something about the key or the address, which are the operator's."""
+_BUSY: Final = frozenset({429, 502, 503, 529})
+"""Statuses of a server that may take the request later. 502 is said by a proxy whose server is away."""
 _RETRY_S: Final = 2
 _LONGEST_RETRY_S: Final = 3600
 _LARGEST: Final = 1 << 40
@@ -101,7 +103,7 @@ def refusal_of(status: int, headers: Mapping[str, str], body: bytes, *, model_id
     `headers` have lower-case names. A `RequestRejected` in most cases, an `EngineFailed` for a failure of the server.
     """
     error = _read(body)
-    if status in {429, 503, 529}:
+    if status in _BUSY:
         return _busy(status, headers, error, where=where)
     if status == 508 or error.code == RequestLoop.code:
         return RequestLoop(int(_number(error.hops)))

@@ -39,7 +39,7 @@ from neuron_lib.types import (
 )
 from neuron_lib.upstream.answers import MAX_ANSWER_BYTES, events_of
 from neuron_lib.upstream.bodies import UpstreamCall, call_of, guessed_prompt_tokens, refuse_if_impossible
-from neuron_lib.upstream.client import Exchange, Unreachable
+from neuron_lib.upstream.client import Exchange, Silent, Unreachable
 from neuron_lib.upstream.connection import ConnectionLost
 from neuron_lib.upstream.engine import UpstreamEngine
 from neuron_lib.upstream.hops import HOPS_HEADER
@@ -192,6 +192,8 @@ class UpstreamReply(Generic[EngineT]):
                 if await self._is_dead(engine, within_s=pauses_s[min(tries, len(pauses_s) - 1)]):
                     engine = await self._next_engine_after(engine)
                     continue
+                if isinstance(error, Silent):  # it may be at work, and would do the same work twice
+                    raise EngineFailed(f"{engine.client.address.shown}: {error}") from error
                 if tries >= len(pauses_s):
                     raise self._not_reached(engine, error) from error
                 tries += 1
@@ -214,7 +216,7 @@ class UpstreamReply(Generic[EngineT]):
             self._require_content(engine)
             return
         try:
-            body = await exchange.read_whole()
+            body = engine.client.address.without_token(await exchange.read_whole())
         except ConnectionLost:
             body = b""  # the status says enough
         if head.status in _OPERATORS:

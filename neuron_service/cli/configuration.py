@@ -10,6 +10,7 @@ from typing import Final
 
 from neuron_lib.config import Config, load_config, store_settings
 from neuron_lib.errors import ConfigError
+from neuron_lib.remote.backend import REMOTE
 from neuron_service.backends import BACKENDS
 from neuron_service.cli.options import LOG_LEVELS, ConfigOptions
 from neuron_service.log_config import configure_logging
@@ -63,7 +64,8 @@ def log_level(options: ConfigOptions, environ: Mapping[str, str], *, default: st
 
 
 def with_credentials(config: Config, environ: Mapping[str, str]) -> Mapping[str, str]:
-    """`environ` with the tokens of sources that systemd passed as credentials, where `environ` itself lacks them.
+    """`environ` with the tokens of sources and the keys of remote harnesses that systemd passed as credentials, where
+    `environ` itself lacks them.
 
     A credential has the name of the variable in small letters: `hf_token` becomes `HF_TOKEN`. Raises `ConfigError` for
     a credential that cannot be read.
@@ -72,7 +74,8 @@ def with_credentials(config: Config, environ: Mapping[str, str]) -> Mapping[str,
     if folder is None:
         return environ
     sources = [source for store in store_settings(config).values() for source in store.sources.values()]
-    wanted = {"HF_TOKEN", *(source.auth_env for source in sources if source.auth_env)}
+    keys = (entry.api_key_env for entry in REMOTE.entries(config) if entry.api_key_env)
+    wanted = {"HF_TOKEN", *keys, *(source.auth_env for source in sources if source.auth_env)}
     lacking = {name for name in wanted if not environ.get(name, "").strip()}
     tokens = {name: _credential(Path(folder, name.lower())) for name in lacking}
     return {**environ, **{name: token for name, token in tokens.items() if token is not None}}

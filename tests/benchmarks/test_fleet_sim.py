@@ -18,7 +18,8 @@ from benchmarks.fleet_sim.machines import CARD_8B, table
 from benchmarks.fleet_sim.outcomes import Gaps, percentiles
 from benchmarks.fleet_sim.report import markdown
 from benchmarks.fleet_sim.step_times import line_through
-from benchmarks.fleet_sim.studies import STUDIES, Size
+from benchmarks.fleet_sim.studies import STUDIES
+from benchmarks.fleet_sim.study import Size
 from benchmarks.fleet_sim.traffic import Conversation, Traffic, Turn, arrival_times, conversations
 from neuron_lib.config import AdmissionConfig, LlamaCppConfig
 from neuron_lib.llamacpp import reply
@@ -187,13 +188,40 @@ def test_a_pool_that_is_too_small_makes_requests_wait_and_loses_none() -> None:
 
 def gateway_of(policy: Policy, hosts: int = 4) -> tuple[Agenda, list[Host], Gateway]:
     agenda = Agenda()
-    made = [Host(agenda, CARD_8B, name=f"host-{n}", config=LlamaCppConfig(n_ctx=512)) for n in range(hosts)]
+    made = [
+        Host(agenda, CARD_8B, name=f"host-{n}", config=LlamaCppConfig(n_ctx=512), prepare_s=0.003) for n in range(hosts)
+    ]
     return agenda, made, Gateway(agenda, made, policy=policy, polls=PollRules(), random=np.random.default_rng(1))
 
 
 def test_least_busy_sends_everything_to_one_host_until_the_next_poll() -> None:
     _, _, gateway = gateway_of("least-busy")
     assert {gateway.choose(str(n)).index for n in range(50)} == {0}  # type: ignore[union-attr] # all hosts serve
+
+
+def test_a_silent_host_holds_up_the_round_of_polls_and_one_without_a_process_does_not() -> None:
+    def round_s(*, is_silent: bool) -> float:
+        agenda, hosts, gateway = gateway_of("random")
+        hosts[1].lose(is_silent=is_silent)
+        agenda.run(60)
+        return gateway.rounds_s[0]
+
+    rules = PollRules()
+    assert round_s(is_silent=False) == pytest.approx(rules.pause_s + 4 * rules.each_s)
+    assert round_s(is_silent=True) == pytest.approx(rules.pause_s + 3 * rules.each_s + rules.silent_s)
+
+
+def test_a_host_that_drains_or_loads_is_left_out_from_the_next_poll_on() -> None:
+    agenda, hosts, gateway = gateway_of("least-busy", hosts=2)
+    agenda.run(1)
+    hosts[0].drain(notice_s=0.0, load_s=30.0)
+    assert gateway.choose("") is gateway.views[0]
+    agenda.run(11)
+    assert [host.state for host in hosts] == ["loading", "serving"]
+    assert gateway.choose("") is gateway.views[1]
+    agenda.run(45)
+    assert [host.state for host in hosts] == ["serving", "serving"]
+    assert gateway.choose("") is gateway.views[0]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -203,7 +231,7 @@ def test_a_host_that_is_lost_is_left_out_after_three_polls_and_not_before(policy
         host.lose()
     chosen = {view.index for n in range(200) if (view := gateway.choose(str(n))) is not None}
     assert policy in {"least-busy", "least-open"} or len(chosen) > 1
-    agenda.run(3 * (PollRules().pause_s + 3 * PollRules().dead_s) + 30)
+    agenda.run(3 * PollRules().pause_s + 5)
     assert {gateway.choose(str(n)).index for n in range(200)} == {0}  # type: ignore[union-attr] # one host serves
 
 
@@ -226,11 +254,49 @@ def test_a_lost_host_loses_what_has_begun_and_a_retry_saves_the_rest() -> None:
     assert fleet.seen[1].attempts > 1
 
 
-def test_a_restart_ends_what_has_begun_first() -> None:
+def test_a_restart_ends_what_has_begun_first_and_then_loads() -> None:
     fault = Fault(kind="restart", host=0, at_s=5.0)
     fleet = fleet_of([talk(0, 4.0, reply=400)], faults=(fault,))
-    assert fleet.seen[0].ended_s is not None
-    assert fleet.hosts[0].is_up
+    ended_s = fleet.seen[0].ended_s
+    assert ended_s is not None
+    assert fleet.hosts[0].ready_s == pytest.approx(ended_s + CARD_8B.load_s)
+    assert fleet.hosts[0].state == "serving"
+
+
+@pytest.mark.parametrize(("notice_s", "refused"), [(0.0, "shutting_down"), (15.0, "")])
+def test_during_the_notice_of_a_restart_requests_are_still_taken(notice_s: float, refused: str) -> None:
+    fault = Fault(kind="restart", host=0, at_s=5.0)
+    talks = [talk(0, 4.0, reply=400), talk(1, 7.0)]
+    fleet = fleet_of(talks, faults=(fault,), notice_s=notice_s, retries=Retries(times=0))
+    assert [each.refusal for each in fleet.seen] == ["", refused]
+
+
+def test_a_host_that_loads_says_when_to_come_back_but_its_gateway_learns_of_it_at_the_next_poll() -> None:
+    fault = Fault(kind="restart", host=0, at_s=5.0)
+    fleet = fleet_of([talk(0, 9.0)], faults=(fault,), retries=Retries(times=2))
+    [seen] = fleet.seen
+    assert (seen.first_refusal, seen.refusal) == ("model_loading", "")
+    assert seen.attempts == 3  # the second one is at the gateway when the host is ready, and before the poll
+    assert seen.began_s is not None
+    assert seen.began_s >= fleet.hosts[0].ready_s
+
+
+def test_a_silent_machine_keeps_its_callers_waiting_until_they_give_up() -> None:
+    fault = Fault(kind="silent", host=0, at_s=5.0)
+    fleet = fleet_of([talk(0, 6.0)], faults=(fault,), retries=Retries(times=0), silent_s=40.0, seconds=45.0)
+    assert fleet.seen[0].refusal == ""
+    fleet = fleet_of([talk(0, 6.0)], faults=(fault,), retries=Retries(times=0), silent_s=40.0, seconds=47.0)
+    assert fleet.seen[0].refusal == "lost"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_client_waits_for_its_share_of_retry_after(share: float) -> None:
+    config = LlamaCppConfig(n_ctx=8192, admission=AdmissionConfig(max_in_flight=1, max_queue_depth=0))
+    talks = [talk(0, 1.0, reply=20), talk(1, 1.1)]  # Retry-After is 2 s for an empty line
+    fleet = fleet_of(talks, config=config, retries=Retries(times=1, share=share))
+    began_s = fleet.seen[1].began_s
+    assert began_s is not None
+    assert began_s - 1.1 == pytest.approx(2.0 * share, abs=0.1)
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers

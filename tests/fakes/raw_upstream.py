@@ -16,7 +16,7 @@ from neuron_lib.upstream.engine import UpstreamEngine
 from neuron_lib.upstream.facts import UpstreamFacts
 from neuron_lib.upstream.unix_stream import UnixStream
 
-__all__ = ("Answer", "Life", "Lives", "RawUpstream", "answer", "raw_upstream", "sse")
+__all__ = ("Answer", "Life", "Lives", "RawUpstream", "answer", "raw_upstream", "read_request", "sse")
 
 Answer = Callable[[ByteStream, bytes], Awaitable[None]]
 """What the server does with a request, whose bytes it has read."""
@@ -50,7 +50,7 @@ class RawUpstream:
         async with stream:
             try:
                 while True:
-                    request = await _read_request(stream)
+                    request = await read_request(stream)
                     self.requests.append(request)
                     next_ = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
                     if callable(next_):
@@ -66,7 +66,8 @@ class RawUpstream:
         return self.requests[number].partition(b"\r\n\r\n")[2]
 
 
-async def _read_request(stream: ByteStream) -> bytes:
+async def read_request(stream: ByteStream) -> bytes:
+    """A whole request: its head and its body."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += await stream.receive()

@@ -25,6 +25,8 @@ from neuron_lib.errors import ConfigError
 from neuron_lib.llamacpp.backend import LLAMACPP
 from neuron_lib.process.backend import PROCESS
 from neuron_lib.process.entry import ProcessEntry
+from neuron_lib.remote.backend import REMOTE
+from neuron_lib.remote.entry import RemoteEntry
 from neuron_lib.types import ModelSpec
 
 LISTEN = "an address such as 127.0.0.1, or 0.0.0.0 for every address, or unix: and an absolute path"
@@ -34,7 +36,7 @@ DEFAULTS = Config(harness={"llamacpp": LlamaCppConfig(local_roots=())})
 
 
 def read(path: Path | None, environ: Mapping[str, str], *, strict: bool = False) -> Config:
-    return load_config(path, environ, sections=(LLAMACPP, PROCESS), strict=strict)
+    return load_config(path, environ, sections=(LLAMACPP, PROCESS, REMOTE), strict=strict)
 
 
 def llamacpp_of(config: Config) -> LlamaCppConfig:
@@ -670,17 +672,30 @@ def keys(struct: type[msgspec.Struct], table: str) -> set[tuple[str, str]]:
 
 
 def test_the_example_shows_every_key() -> None:
-    shown, table = set(), ""
+    """The tables below an entry of [[harnesses]] are those of its kind."""
+    shown: set[tuple[str, str]] = set()
+    table, kind = "", ""
     for line in example_lines():
         if heading := re.fullmatch(r"# \[+([\w.]+?)(?:\.\"[^\"]+\")?\]+", line):
             table = heading[1]
+            kind = "" if table == "harnesses" else kind
         elif setting := re.match(r"# (\w+) = ", line):
-            shown.add((table, setting[1]))
-    of_programs = keys(ProcessEntry, "harnesses") - {
-        ("harnesses.admission", key) for key in ("kv_max_wait_secs", "kv_reply_tokens")
+            if table == "harnesses" and (named := re.match(r'# kind = "(\w+)"', line)):
+                kind = f"{named[1]}: "
+            shown.add((kind + table if table.startswith("harnesses") else table, setting[1]))
+    of_kinds = {
+        (f"{kind}: {table}", key)
+        for kind, struct in (("process", ProcessEntry), ("remote", RemoteEntry))
+        for table, key in keys(struct, "harnesses")
+        if (table, key)
+        not in {
+            ("harnesses", "name"),
+            ("harnesses.admission", "kv_max_wait_secs"),
+            ("harnesses.admission", "kv_reply_tokens"),
+        }
     }
     of_llamacpp = keys(LlamaCppConfig, "harness.llamacpp")
-    assert shown == keys(Config, "") - {("", "harness")} | of_programs | of_llamacpp
+    assert shown == keys(Config, "") - {("", "harness"), ("harnesses", "kind")} | of_kinds | of_llamacpp
 
 
 def test_every_setting_not_called_an_example_shows_its_default(tmp_path: Path) -> None:
@@ -712,7 +727,7 @@ def test_several_harnesses_of_one_kind_have_names_of_their_own(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [
-        ('name = "a"\nkind = "proces"', "`harnesses[0].kind`: unknown kind 'proces'; known: llamacpp, process"),
+        ('name = "a"\nkind = "proces"', "`harnesses[0].kind`: unknown kind 'proces'; known: llamacpp, process, remote"),
         ('name = "llamacpp"\nkind = "process"\n' + PROGRAM, "`harnesses[0].name`: the name 'llamacpp' is taken"),
         ('name = "candle"\nkind = "process"\n' + PROGRAM, "`harnesses[0].name`: the name 'candle' is taken"),
         ('name = "a"\nkind = "llamacpp"', "one harness of the kind 'llamacpp', and that is its name"),

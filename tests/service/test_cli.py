@@ -14,6 +14,7 @@ import pytest
 
 from neuron_lib.config import Config, LlamaCppConfig, SourceConfig, load_config
 from neuron_lib.errors import ConfigError
+from neuron_lib.remote.entry import RemoteEntry
 from neuron_service.backends import BACKENDS
 from neuron_service.cli import main, serve
 from neuron_service.cli.command_table import COMMANDS, CONFIG_COMMANDS, KEY_COMMANDS
@@ -274,6 +275,13 @@ def test_a_credential_is_the_token_whose_name_it_has_in_small_letters(tmp_path: 
     (tmp_path / "neuron_port").write_text("1")
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "HOME": "/home"}
     assert with_credentials(CONFIG, environ) == environ | {"HF_TOKEN": "hf_secret", "MIRROR_TOKEN": "mirror_secret"}
+
+
+def test_the_key_of_a_remote_harness_may_be_a_credential(tmp_path: Path) -> None:
+    (tmp_path / "gpu2_key").write_text("sk-secret\n")
+    entry = RemoteEntry(name="gpu2", kind="remote", url="http://gpu2", api_key_env="GPU2_KEY")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert with_credentials(Config(harnesses=(entry,)), environ) == environ | {"GPU2_KEY": "sk-secret"}
 
 
 def test_a_variable_overrides_a_credential(tmp_path: Path) -> None:
