@@ -136,7 +136,7 @@ bench: install $(STAMPS)/bench ## every benchmark, beside llama-server, which is
 	@$(BIN)/python -m benchmarks.command_start $(ARGS)
 	@$(BIN)/python -m benchmarks.fetch $(ARGS)
 	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
-	@$(BIN)/python -m benchmarks.fleet_sim --hosts 10 $(ARGS)
+	@$(BIN)/python -m benchmarks.fleet_sim --quick --hosts 10 $(ARGS)
 
 ##@ Documents and packages
 

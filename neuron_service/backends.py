@@ -5,7 +5,7 @@ A package offers a backend by an entry point of the group `neuron.harnesses` tha
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +22,9 @@ from neuron_lib.remote.backend import REMOTE
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ("BACKENDS", "GROUP", "names_group", "offered")
+    from neuron_lib.config import Config
+
+__all__ = ("BACKENDS", "GROUP", "harness_tables", "names_group", "offered")
 
 logger = get_logger(__name__)
 
@@ -77,6 +79,23 @@ def _fault_of(backend: object) -> str | None:
 def _leave_out(plugin: "EntryPoint", reason: str) -> None:
     package = "an unknown package" if plugin.dist is None else f"the package {plugin.dist.name!r}"
     logger.warning("backend %r of %s is left out: %s", plugin.name, package, reason)
+
+
+def harness_tables(
+    config: "Config", names: Sequence[str], backends: Sequence[Backend[Any]]
+) -> list[tuple[Backend[Any], Any]]:
+    """The backends of a host's harnesses, each with the table or the entry that its harness is made of.
+
+    In the order of `names`, because a load that names no harness is for the first one that takes the model. A backend
+    with one harness is left out if `names` lacks it.
+    """
+    found = {
+        table.name if backend.has_many else backend.name: (backend, table)
+        for backend in backends
+        for table in (backend.entries(config) if backend.has_many else (backend.of(config),))
+        if backend.has_many or backend.name in names
+    }
+    return [found[name] for name in sorted(found, key=lambda name: names.index(name) if name in names else len(names))]
 
 
 def names_group(places: Iterable[str]) -> bool:

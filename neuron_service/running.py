@@ -16,6 +16,7 @@ from neuron_lib.registry.residency_rules import ResidencyRules
 from neuron_lib.types import public_id
 from neuron_service.access.entrance import EntranceRules
 from neuron_service.access.hosts import ANY, AccessRules
+from neuron_service.backends import harness_tables
 from neuron_service.capacity import host_memory_bytes
 from neuron_service.host import Host
 from neuron_service.http.bodies import BodyBudget
@@ -106,13 +107,10 @@ async def make_harnesses(
         host_limit_bytes=lambda: host_memory_bytes(config.residency.memory_mb) if host.registry.makes_room else None,
         store=next(iter(store_settings(config).values()), None),
     )
-    offers = [
+    return [
         (await _made(backend, table, setup), backend.aliases)
-        for backend in backends
-        for table in (backend.entries(config) if backend.has_many else (backend.of(config),))
-        if backend.has_many or backend.name in host.harnesses
+        for backend, table in harness_tables(config, host.harnesses, backends)
     ]
-    return sorted(offers, key=lambda offer: _rank(offer[0].name, host.harnesses))
 
 
 async def _made(backend: Backend[Any], table: Any, setup: HarnessSetup) -> Harness:
@@ -123,11 +121,6 @@ async def _made(backend: Backend[Any], table: Any, setup: HarnessSetup) -> Harne
         text = f"the backend {backend.name!r} in `harnesses` cannot be made: {cause_chain(error)}"
         raise ConfigError(text, harness=backend.name) from error
     return harness
-
-
-def _rank(name: str, names: Sequence[str]) -> int:
-    """The place of a harness among those of the configuration, where the first one that takes a model gets it."""
-    return names.index(name) if name in names else len(names)
 
 
 def endpoint_url(config: Config, sock: socket.socket) -> str:

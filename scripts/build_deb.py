@@ -107,8 +107,11 @@ def name_of_build(block: str, cmake_args: str, cmake_part: str) -> str:
 
 def control(*, version: str, architecture: str, python: str, libc: str, size_kib: int) -> str:
     """The file `control`. `python` is a version such as 3.11; `libc` is that of the system that builds."""
+    major, minor = python.split(".")
     depends = [
-        f"python{python}",
+        # Not python3.11 and the like: /usr/bin/python3, to which the environment leads, is in python3.
+        f"python3 (>= {python}~)",
+        f"python3 (<< {major}.{int(minor) + 1}~)",
         f"libc6 (>= {libc})",
         "libgomp1",
         "libstdc++6",
@@ -139,7 +142,8 @@ def maintainer_scripts() -> dict[str, str]:
 set -e
 if [ "$1" = configure ]; then
     systemd-sysusers neuron.conf
-    systemd-tmpfiles --create neuron.conf
+    # It fails where /proc is missing, as in images that are being built. At boot it runs again.
+    systemd-tmpfiles --create neuron.conf || true
     if {running}; then
         systemctl daemon-reload
         if [ -n "$2" ]; then systemctl try-restart neuron.service; fi

@@ -49,7 +49,7 @@ def write(lines: Sequence[Line], out: Path) -> None:
 
 def markdown(lines: Sequence[Line]) -> str:
     """All tables of these lines, each below the name of its study."""
-    text = "Written by `benchmarks.fleet_sim`; `docs/explanation/scale.md` says what was simulated.\n"
+    text = "# Simulated fleets\n\n`docs/explanation/scale.md` says what was simulated.\n"
     for study in dict.fromkeys(line["study"] for line in lines):
         text += f"\n## {study}\n\n" + study_table([line for line in lines if line["study"] == study])
     return text

@@ -7,6 +7,7 @@ from neuron_lib.errors import LoadFailed, Overloaded, OverloadReason, UnknownHar
 from neuron_lib.harness import Estimator, Harness, PlanningHarness, RpcHarness, SelectiveHarness
 from neuron_lib.registry.harness_by_format import HarnessByFormat
 from neuron_lib.shown import clip
+from neuron_lib.sizes import format_size
 from neuron_lib.types import MemoryPlan, ModelSpec, RpcServer, public_id
 
 __all__ = ("Harnesses",)
@@ -74,7 +75,10 @@ class Harnesses:
         """
         harness = await self._found(spec)
         if not isinstance(harness, Estimator):
-            raise LoadFailed(f"the harness {harness.name} cannot say how much memory a load takes")
+            counted = await harness.memory_need(spec) if isinstance(harness, PlanningHarness) else {}
+            needs = " and ".join(f"{format_size(need)} on {device}" for device, need in counted.items())
+            known = f" exactly; it counts {public_id(spec.model_id)} as {needs}" if needs else ""
+            raise LoadFailed(f"the harness {harness.name} cannot say how much memory a load takes{known}")
         if self._plans_under_way >= _MOST_PLANS:
             raise Overloaded(
                 f"{_MOST_PLANS} memory plans are being made already",

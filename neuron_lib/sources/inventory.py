@@ -46,8 +46,8 @@ class Claim(Struct, frozen=True, kw_only=True):
 
 
 class FoundFile(Struct, frozen=True, kw_only=True):
-    """The file of an entry with a `path` or a `package`. `place` is what the entry says. `size_bytes` is None where
-    there is no such file.
+    """The file or folder of an entry with a `path` or a `package`. `place` is what the entry says. `size_bytes` is None
+    where there is nothing.
     """
 
     entry_id: str

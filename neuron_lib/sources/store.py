@@ -7,7 +7,7 @@ are: if all files are cached, no hub is asked and no socket is opened.
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import anyio.to_thread
 import msgspec
@@ -209,10 +209,12 @@ class ModelStore:
         return await self._fetch_outline(order)
 
     async def _fetch_outline(self, order: FetchOrder) -> Fetched:
+        from neuron_lib.sources import fetch_process  # noqa: PLC0415 - a command that looks at the disk needs none of it
+
         # No place in a line of downloads: a header is here in seconds, and a download may take hours.
-        return await run_fetch(
+        return await fetch_process.run_fetch(
             order,
-            environment=self._environment,
+            environment=fetch_process.fetch_environment(self._environ),
             report=lambda _progress: None,
             ends_with_thread=self._ends_with_thread,
         )
@@ -323,7 +325,7 @@ class ModelStore:
         if entry.path is None:
             return None
         path, found = str(entry.path), format_at(Path(entry.path))
-        if FILE in formats and found not in formats:
+        if FILE in formats and (found == FILE or found not in formats):
             return Fetched(
                 commit="",
                 paths=(find_any_path(path, roots=self._local_roots, model_id=entry.id),),
@@ -463,16 +465,12 @@ class ModelStore:
             await self._run_fetch(order, report)
         return _cached(repository, fit)
 
-    @property
-    def _environment(self) -> Mapping[str, str]:
-        from neuron_lib.sources.fetch_process import fetch_environment  # noqa: PLC0415 - only a fetch needs it
-
-        return fetch_environment(self._environ)
-
     async def _run_fetch(self, order: FetchOrder, report: ProgressReporter) -> Fetched:
         """Wait for a place in the line, without a process, and then fetch. Files that are only hashed have a line of
         their own.
         """
+        from neuron_lib.sources import fetch_process  # noqa: PLC0415 - a command that looks at the disk needs none of it
+
         downloads = order.listing is None
         line = self._downloads if downloads else self._checks
         stage = LoadStage.RESOLVING if downloads else LoadStage.VERIFYING
@@ -481,8 +479,11 @@ class ModelStore:
             report(LoadProgress(stage=stage, queue_position=position or None))
 
         async with line.place(report_position):
-            return await run_fetch(
-                order, environment=self._environment, report=report, ends_with_thread=self._ends_with_thread
+            return await fetch_process.run_fetch(
+                order,
+                environment=fetch_process.fetch_environment(self._environ),
+                report=report,
+                ends_with_thread=self._ends_with_thread,
             )
 
     def _require_network(self, repository: HubRepository) -> None:
@@ -494,13 +495,6 @@ class ModelStore:
                 model_id=repository.model_id,
                 cause=cause,
             )
-
-
-async def run_fetch(order: FetchOrder, **options: Any) -> Fetched:
-    """See `fetch_process.run_fetch`, which has the options too."""
-    from neuron_lib.sources import fetch_process  # noqa: PLC0415 - a command that looks at the disk would wait for it
-
-    return await fetch_process.run_fetch(order, **options)
 
 
 async def _admit(admit: Admit, entry: ModelEntry, outline: Fetched) -> None:

@@ -3,13 +3,13 @@
 Asks the functions that a load asks, so that both say the same. Asks no hub. `find_model_faults` looks at the disk.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from neuron_lib.backend import Backend
-from neuron_lib.config import Config, ModelEntry, StoreSettings, store_settings
+from neuron_lib.config import Config, ModelEntry, store_settings
 from neuron_lib.errors import (
     InvalidModelId,
     LoadFailed,
@@ -18,15 +18,16 @@ from neuron_lib.errors import (
     UnknownHarness,
     cause_chain,
 )
+from neuron_lib.process.entry import ProcessEntry
 from neuron_lib.sources.configured import model_store
-from neuron_lib.sources.local import find_local_model
+from neuron_lib.sources.formats import GGUF
 from neuron_lib.sources.package import find_package_file
 from neuron_lib.sources.quants import find_tag, why_not_loadable
 from neuron_lib.sources.reference import parse_reference, wanted_quant
 from neuron_lib.sources.store import ModelStore
 from neuron_lib.sources.template_file import read_chat_template
 from neuron_lib.types import ModelSpec
-from neuron_service.backends import BACKENDS
+from neuron_service.backends import BACKENDS, harness_tables
 
 __all__ = ("find_model_faults",)
 
@@ -51,10 +52,12 @@ def find_model_faults(
 def _checks(config: Config, environ: Mapping[str, str], backends: Sequence[Backend[Any]]) -> _Checks:
     settings = store_settings(config)
     stores = {name: model_store(each, models=config.models, environ=environ) for name, each in settings.items()}
+    offered = _offered(config, backends)
+    formats = _formats(config)
     for index, spec in enumerate(config.default_models):
         place = f"default_models[{index}]"
-        backend = next((each for each in backends if each.answers_to(spec.harness or "")), None)
-        yield f"{place}.harness", partial(_check_offered, spec, backend, config)
+        backend = offered.get(spec.harness or "")
+        yield f"{place}.harness", partial(_check_offered, spec, config, offered)
         if backend is None:
             continue
         if store := stores.get(backend.name):
@@ -62,16 +65,32 @@ def _checks(config: Config, environ: Mapping[str, str], backends: Sequence[Backe
             yield f"{place}.quant", partial(_check_quant, spec, store)
         yield f"{place}.devices", partial(backend.check_spec, spec)
     for index, entry in enumerate(config.models):
-        for name, store in stores.items():
-            yield from _entry_checks(f"models[{index}]", entry, settings[name], store)
+        for store in stores.values():
+            yield from _entry_checks(f"models[{index}]", entry, store, formats)
 
 
-def _entry_checks(place: str, entry: ModelEntry, settings: StoreSettings, store: ModelStore) -> _Checks:
+def _offered(config: Config, backends: Sequence[Backend[Any]]) -> dict[str, Backend[Any]]:
+    """The backends of the harnesses of the configuration, by all names of the harnesses."""
+    found: dict[str, Backend[Any]] = {}
+    for backend, table in harness_tables(config, [entry.name for entry in config.harnesses], backends):
+        names = (table.name,) if backend.has_many else (backend.name, *backend.aliases)
+        found |= dict.fromkeys(names, backend)
+    return found
+
+
+def _formats(config: Config) -> tuple[str, ...]:
+    """The formats of files that some harness of the configuration loads."""
+    from neuron_lib.process.program import Program  # noqa: PLC0415 - has all programs, and most hosts have none
+
+    programs = [Program.of(entry) for entry in config.harnesses if isinstance(entry, ProcessEntry)]
+    return tuple(dict.fromkeys((GGUF, *(each for program in programs for each in program.formats))))
+
+
+def _entry_checks(place: str, entry: ModelEntry, store: ModelStore, formats: tuple[str, ...]) -> _Checks:
     yield place, partial(store.repository, entry.id)
     yield f"{place}.quant", partial(_require_loadable, entry.quant)
     if entry.path is not None:
-        roots = settings.local_roots
-        yield f"{place}.path", partial(find_local_model, str(entry.path), roots=roots, model_id=entry.id)
+        yield f"{place}.path", partial(store.files_here, entry.id, formats=formats)
     if entry.package is not None:
         yield f"{place}.package", partial(find_package_file, entry.package, model_id=entry.id)
     if entry.tool_format is not None:
@@ -80,13 +99,13 @@ def _entry_checks(place: str, entry: ModelEntry, settings: StoreSettings, store:
         yield f"{place}.chat_template", partial(_check_template, Path(entry.chat_template), model_id=entry.id)
 
 
-def _check_offered(spec: ModelSpec, backend: Backend[Any] | None, config: Config) -> None:
-    names = [entry.name for entry in config.harnesses]
-    offered = ", ".join(names) or "none"
+def _check_offered(spec: ModelSpec, config: Config, offered: Collection[str]) -> None:
+    names = ", ".join(entry.name for entry in config.harnesses) or "none"
     if spec.harness is None:
-        raise UnknownHarness(f"no harness is named; offered here: {offered}")
-    if backend is None or backend.name not in names:
-        raise UnknownHarness(f"unknown harness {spec.harness!r}; offered here: {offered}")
+        if not offered:
+            raise UnknownHarness(f"no harness is named; offered here: {names}")
+    elif spec.harness not in offered:
+        raise UnknownHarness(f"unknown harness {spec.harness!r}; offered here: {names}")
 
 
 def _check_quant(spec: ModelSpec, store: ModelStore) -> None:

@@ -11,17 +11,18 @@ import msgspec
 
 from neuron_lib.config import Config
 from neuron_lib.errors import ConfigError, LoadFailed, NeuronError
-from neuron_lib.harness import Estimator
+from neuron_lib.registry.harnesses import Harnesses
 from neuron_lib.sizes import format_size
-from neuron_lib.types import DeviceNeed, MemoryPlan, ModelSpec, public_id
+from neuron_lib.types import DeviceNeed, MemoryPlan, public_id
 from neuron_lib.wire.estimate import estimate_answer
-from neuron_service.backends import BACKENDS
 from neuron_service.capacity import capacity_bytes, host_memory_bytes
 from neuron_service.cli.configuration import command_config
+from neuron_service.cli.configured_spec import configured_spec
+from neuron_service.cli.elsewhere import harness_facts
 from neuron_service.cli.failures import report_failure
 from neuron_service.cli.named_models import with_file
 from neuron_service.cli.options import ConfigOptions
-from neuron_service.cli.own_setup import own_setup
+from neuron_service.cli.own_setup import own_harnesses, own_setup
 from neuron_service.cli.screen import print_table, waiting
 
 __all__ = ("run_estimate_command",)
@@ -50,18 +51,20 @@ def run_estimate_command(options: ConfigOptions, named: str, *, quant: str | Non
 
 
 async def _estimate(config: Config, environ: Mapping[str, str], model_id: str, quant: str | None) -> MemoryPlan:
-    """Ask the first backend that can estimate. The spec is that of the model's `[[default_models]]` entry, if any."""
+    """Ask the harness that would load the model."""
+    facts = harness_facts(config, model_id)
+    if facts is not None and facts.url is not None:
+        text = f"{public_id(model_id)} takes no memory of this host: it is at {facts.url}, the server of {facts.name}"
+        raise LoadFailed(text)
     setup = await own_setup(config, environ)
     limits = _limits(config, setup.gpu_memory_mb())
     setup = replace(setup, host_limit_bytes=lambda: limits.get("cpu"))
-    for backend in BACKENDS:
-        harness = backend.make(backend.of(config), setup)
-        if isinstance(harness, Estimator):
-            configured = (spec for spec in config.default_models if public_id(spec.model_id) == public_id(model_id))
-            spec = next(configured, ModelSpec(model_id=model_id, harness=backend.name))
-            plan = await harness.estimate(spec if quant is None else msgspec.structs.replace(spec, quant=quant))
-            return plan.within(limits)
-    raise LoadFailed("no backend of this service can say how much memory a model takes")
+    harnesses = Harnesses()
+    for harness, aliases in own_harnesses(config, setup):
+        harnesses.register(harness, aliases=aliases)
+    spec = configured_spec(config, model_id)
+    plan = await harnesses.estimate(spec if quant is None else msgspec.structs.replace(spec, quant=quant))
+    return plan.within(limits)
 
 
 def _limits(config: Config, gpu_memory_mb: Sequence[int]) -> Mapping[str, int]:

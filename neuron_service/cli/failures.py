@@ -10,7 +10,7 @@ from neuron_service.cli.terminal import complain
 __all__ = ("report_failure", "sentence_and_status")
 
 _LATER: Final = (
-    "try again later, or see whether this machine reaches the hub; a GGUF file and a model in the cache need none"
+    "try again later; if a hub was asked, see whether this machine reaches it: models that are here need none"
 )
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final
@@ -44,6 +45,8 @@ _LITTLE_BYTES: Final = 5 * 10**9
 _FEW_DESCRIPTORS: Final = 4096
 _LITTLE_MEMORY_MB: Final = 1024
 _BUILD_OPTIONS: Final = {"NVIDIA": "-DGGML_CUDA=on", "AMD": "-DGGML_HIP=on", "Intel": "-DGGML_SYCL=on"}
+_LACKING_LIBRARY: Final = re.compile(r"(lib\S+): cannot open shared object file")
+"""How the loader of programs names a library of the system that is not installed."""
 _GROUPS: Final = {"NVIDIA": "the group that owns it", "AMD": "the groups render and video", "Intel": "the group render"}
 
 
@@ -158,7 +161,9 @@ def judge_binding(
     install = f"{options}{python} -m pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python"
     install = f"{install} --no-deps {package}"
     if isinstance(build, str):
-        return _failed("binding", f"llama.cpp cannot be loaded: {build}", install, os.EX_UNAVAILABLE)
+        lacking = _LACKING_LIBRARY.search(build)
+        fix = f"install the package of this system that has {lacking[1]}" if lacking else install
+        return _failed("binding", f"llama.cpp cannot be loaded: {build}", fix, os.EX_UNAVAILABLE)
     name = f"llama-cpp-python {build.binding_version}"
     if vendor is None or not wants_gpu:
         where = "this host has no GPU" if vendor is None else "the configuration has gpu_layers = 0"

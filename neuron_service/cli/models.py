@@ -22,6 +22,7 @@ from neuron_lib.errors import ConfigError, LoadFailed, NeuronError
 from neuron_lib.sizes import format_size
 from neuron_lib.sources import LocalModel, ModelStore
 from neuron_lib.sources.configured import model_store
+from neuron_lib.sources.formats import GGUF
 from neuron_lib.sources.hub_cache import (
     forget_empty,
     forget_snapshot_file,
@@ -44,6 +45,7 @@ from neuron_lib.sources.repository import HubRepository
 from neuron_lib.sources.survey import find_files, find_repositories
 from neuron_lib.types import ModelSpec, public_id, take_apart
 from neuron_service.cli.configuration import command_config
+from neuron_service.cli.elsewhere import harness_facts, why_nothing_to_fetch
 from neuron_service.cli.failures import report_failure
 from neuron_service.cli.options import ConfigOptions
 from neuron_service.cli.progress_line import ProgressLine
@@ -152,10 +154,14 @@ def pull(
     for model_id in ids:
         spec = ModelSpec(model_id=model_id, harness=next(iter(store_settings(config))), quant=quant)
         try:
+            harness = harness_facts(config, model_id)
+            if harness is not None and (reason := why_nothing_to_fetch(harness, public_id(model_id))):
+                raise LoadFailed(reason)
             models = config.models if revision is None else _at_revision(config.models, model_id, revision)
             store = model_store(_settings(config), models=models, environ=environ)
+            formats = (GGUF,) if harness is None else harness.formats
             with ProgressLine(sys.stderr, label=public_id(model_id)) as line:
-                local = anyio.run(_fetch, store, spec, line)
+                local = anyio.run(_fetch, store, spec, line, formats)
         except KeyboardInterrupt:
             complain("interrupted; what was fetched is kept, and the next pull goes on there")
             return INTERRUPTED
@@ -168,8 +174,8 @@ def pull(
     return 0
 
 
-async def _fetch(store: ModelStore, spec: ModelSpec, line: ProgressLine) -> LocalModel:
-    return await store.fetch(spec, report=line.report, refresh=True)
+async def _fetch(store: ModelStore, spec: ModelSpec, line: ProgressLine, formats: tuple[str, ...]) -> LocalModel:
+    return await store.fetch(spec, report=line.report, refresh=True, formats=formats)
 
 
 def _at_revision(models: Sequence[ModelEntry], model_id: str, revision: str) -> tuple[ModelEntry, ...]:

@@ -12,7 +12,7 @@ from neuron_lib.config import Config, ModelEntry, StoreSettings
 from neuron_lib.errors import LoadFailed
 from neuron_lib.sources.local import find_local_model
 from neuron_lib.sources.named_model import NamedModel, find_named_model
-from neuron_lib.types import ModelSpec, public_id
+from neuron_service.cli.configured_spec import configured_spec
 from neuron_service.cli.no_such_model import NoSuchModel
 
 __all__ = ("files_of", "named_model", "with_file", "with_models")
@@ -52,16 +52,11 @@ def with_models(config: Config, texts: Sequence[str], *, folder: Path) -> Config
     entries = tuple(model.entry for model in models if model.entry is not None)
     _require_different_ids(config.models, entries)
     files = [Path(os.path.realpath(path)) for model in models for path in files_of(model)]
-    known = {public_id(spec.model_id): spec for spec in config.default_models}
-    harness = config.harnesses[0].name if len(config.harnesses) == 1 else None
     return replace(
         config,
         models=(*config.models, *entries),
         harness={name: _with_files(table, files) for name, table in config.harness.items()},
-        default_models=tuple(
-            known.get(public_id(model.model_id), ModelSpec(model_id=model.model_id, harness=harness))
-            for model in models
-        ),
+        default_models=tuple(configured_spec(config, model.model_id) for model in models),
     )
 
 

@@ -27,7 +27,7 @@ OWN_MODEL = "docs/how-to/serve-your-own-model.md"
 SET_UP = blocks("CONTRIBUTING.md", "sh")
 FRONT_DOOR, ASK_FROM_README, ONE_COMMAND = blocks("README.md", "sh")
 (INSTALL_LIBRARY,) = blocks("docs/how-to/embed.md", "sh")
-WITH_PIP, WITH_WHEELS, WITH_WHEELS_IN_A_CHECKOUT, WITH_APT, START_PACKAGED, WITH_DOCKER = blocks(
+WITH_PIP, WITH_RPC, WITH_WHEELS, WITH_WHEELS_IN_A_CHECKOUT, WITH_APT, START_PACKAGED, WITH_DOCKER = blocks(
     "docs/how-to/install.md", "sh"
 )
 INSTALL_WITH_A_GPU = blocks("docs/how-to/install-with-a-gpu.md", "sh")
@@ -164,10 +164,12 @@ def test_a_model_of_ones_own_is_checked_served_and_asked_for_as_the_page_says(tm
 
 
 def test_an_installation_with_pip_fills_an_environment_of_its_own(tmp_path: Path) -> None:
-    script = (WITH_PIP + WITH_WHEELS + WITH_WHEELS_IN_A_CHECKOUT).replace("/opt/neuron/bin/", "")
+    assert WITH_RPC.startswith("CMAKE_ARGS=-DGGML_RPC=ON ")
+    script = (WITH_PIP + WITH_RPC + WITH_WHEELS + WITH_WHEELS_IN_A_CHECKOUT).replace("/opt/neuron/bin/", "")
     calls = with_stand_ins(script, tmp_path, "python3", "pip", "make")
     assert calls == [
         "python3 -m venv /opt/neuron",
+        "pip install neuron-node[service]",
         "pip install neuron-node[service]",
         "pip install --only-binary llama-cpp-python --find-links /srv/wheels neuron-node[service]",
         "make deploy VENV=/opt/neuron LLAMA_WHEELS=/srv/wheels",

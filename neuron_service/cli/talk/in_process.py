@@ -13,9 +13,8 @@ from neuron_lib.blocking import BlockingRegistry
 from neuron_lib.config import AdmissionConfig, Config
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.types import Finished, GenerationEvent, ModelSpec
-from neuron_service.backends import BACKENDS
 from neuron_service.cli.failures import sentence_and_status
-from neuron_service.cli.own_setup import own_setup
+from neuron_service.cli.own_setup import own_harnesses, own_setup
 from neuron_service.cli.talk.pieces import Ended, Order, Piece, Said, SpeakerFailed, Thought
 
 __all__ = ("InProcess", "in_process", "with_seats")
@@ -76,11 +75,9 @@ def with_seats(config: Config, seats: int) -> Config:
 
 def _registry(config: Config, environ: Mapping[str, str]) -> Registry:
     setup = anyio.run(own_setup, config, environ)
-    names = {entry.name for entry in config.harnesses}
     registry = Registry(drain_timeout_s=0)
-    for backend in BACKENDS:
-        if backend.name in names:
-            registry.register(backend.make(backend.of(config), setup), aliases=backend.aliases)
+    for harness, aliases in own_harnesses(config, setup):
+        registry.register(harness, aliases=aliases)
     return registry
 
 

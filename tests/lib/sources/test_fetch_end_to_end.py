@@ -355,7 +355,9 @@ class TestDisk:
         self, hub: FakeHub, store: ModelStore, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         [path] = put(cache, {"m.gguf": MODEL}, is_hashed=False)
-        monkeypatch.setattr(f"{ModelStore.__module__}.run_fetch", partial(run_fetch, command=on_disk(READ_ONLY, cache)))
+        monkeypatch.setattr(
+            "neuron_lib.sources.fetch_process.run_fetch", partial(run_fetch, command=on_disk(READ_ONLY, cache))
+        )
         assert (await store.fetch(SPEC, report=ignore)).path == path
         assert not hub.requests
 
@@ -365,7 +367,7 @@ class TestDisk:
         [path] = put(tmp_path, {"m.gguf": MODEL}, is_hashed=False)
         path.write_bytes(MODEL[::-1])
         monkeypatch.setattr(
-            f"{ModelStore.__module__}.run_fetch", partial(run_fetch, command=on_disk(READ_ONLY, tmp_path))
+            "neuron_lib.sources.fetch_process.run_fetch", partial(run_fetch, command=on_disk(READ_ONLY, tmp_path))
         )
         store = ModelStore(sources={}, hf_cache=tmp_path, environ={"HF_HUB_OFFLINE": "1"})
         with pytest.raises(PreflightFailed) as raised:

@@ -40,7 +40,7 @@ class HeldFetches:
 @pytest.fixture
 def fetches(monkeypatch: pytest.MonkeyPatch) -> HeldFetches:
     held = HeldFetches()
-    monkeypatch.setattr(f"{ModelStore.__module__}.run_fetch", held)
+    monkeypatch.setattr("neuron_lib.sources.fetch_process.run_fetch", held)
     return held
 
 

@@ -37,7 +37,7 @@ STAGES = [LoadStage.RESOLVING, LoadStage.DOWNLOADING, LoadStage.VERIFYING]
 
 @pytest.fixture(autouse=True)
 def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{ModelStore.__module__}.run_fetch", fetch_in_thread)
+    monkeypatch.setattr("neuron_lib.sources.fetch_process.run_fetch", fetch_in_thread)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ async def test_what_is_here_is_used_without_a_hub_a_process_or_a_word(
     first = await store.fetch(spec(), report=ignore)
     hub.requests.clear()
     caplog.clear()
-    monkeypatch.setattr(f"{ModelStore.__module__}.run_fetch", refuse_to_fetch)
+    monkeypatch.setattr("neuron_lib.sources.fetch_process.run_fetch", refuse_to_fetch)
     assert await store.fetch(spec(), report=ignore) == first
     assert await store_for(hub.url, store.cache_dirs["huggingface"]).fetch(spec(), report=ignore) == first
     assert not hub.requests
@@ -111,7 +111,7 @@ async def test_what_another_tool_has_put_here_is_hashed_once(
     seen: list[LoadProgress] = []
     assert (await store.fetch(spec(), report=seen.append)).path == path
     assert {progress.stage for progress in seen} == {LoadStage.RESOLVING, LoadStage.VERIFYING}
-    monkeypatch.setattr(f"{ModelStore.__module__}.run_fetch", refuse_to_fetch)
+    monkeypatch.setattr("neuron_lib.sources.fetch_process.run_fetch", refuse_to_fetch)
     assert (await store.fetch(spec(), report=ignore)).path == path
     assert not hub.requests
 
@@ -398,7 +398,7 @@ async def test_a_token_that_cannot_be_sent_is_a_final_refusal_that_names_its_var
 ) -> None:
     store = store_for(hub.url, tmp_path, environ={"HUB_TOKEN": text})
     with monkeypatch.context() as patched:
-        patched.setattr(f"{ModelStore.__module__}.run_fetch", refuse_to_fetch)
+        patched.setattr("neuron_lib.sources.fetch_process.run_fetch", refuse_to_fetch)
         error = await failure(store)
     assert isinstance(error, PreflightFailed)
     assert "the token in HUB_TOKEN cannot be sent" in error.message

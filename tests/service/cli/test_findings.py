@@ -160,6 +160,11 @@ def test_the_fix_of_a_build_without_gpus_is_a_command_for_the_vendor_of_the_gpu(
     assert "llama-cpp-python==0.3.36" in fix
 
 
+def test_a_llama_cpp_that_lacks_a_library_of_the_system_is_not_installed_again() -> None:
+    said = "RuntimeError: Failed to load '/x/libllama.so': libgomp.so.1: cannot open shared object file: No such file"
+    assert binding(said, CPU_HOST).fix == "install the package of this system that has libgomp.so.1"
+
+
 def test_a_cpu_host_needs_no_file_of_a_device() -> None:
     assert findings.judge_nodes(CPU_HOST, [], "neuron").status is Status.SKIPPED
 

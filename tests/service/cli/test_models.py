@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from neuron_lib.config import Config
-from neuron_lib.sources import ModelStore
 from neuron_service.cli import main, models
 from neuron_service.cli.running_service import ServiceSilent, loaded_ids
 from tests.fakehub import FakeHub, fake_hub
@@ -51,7 +50,7 @@ def hub(place: Path, process: None) -> Iterator[FakeHub]:
 @pytest.fixture
 def quick_hub(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     """The same hub, and models are fetched in a thread of this process, which is quicker."""
-    monkeypatch.setattr(f"{ModelStore.__module__}.run_fetch", fetch_in_thread)
+    monkeypatch.setattr("neuron_lib.sources.fetch_process.run_fetch", fetch_in_thread)
     return hub
 
 
