@@ -15,6 +15,8 @@ import h11
 from anyio.abc import ByteStream, SocketAttribute
 from msgspec import Struct
 
+from neuron_lib.shown import clip
+
 __all__ = ("Connection", "ConnectionLost", "Head")
 
 _READ_BYTES: Final = 1 << 16
@@ -124,7 +126,7 @@ class Connection:
                     return event
                 self._http.receive_data(await self._read())
             except h11.RemoteProtocolError as error:
-                raise ConnectionLost(f"the server broke the rules of HTTP, or off: {error}") from error
+                raise ConnectionLost(f"the server broke the rules of HTTP, or off: {clip(str(error))}") from None
 
     async def _read(self) -> bytes:
         try:

@@ -3,7 +3,7 @@
 import secrets
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
@@ -57,6 +57,8 @@ _SUCCESSOR_LIMIT_S: Final = 120.0
 _MOST_BYTES: Final = 1 << 30
 _MOST_WHOLE_BYTES: Final = 128 << 20
 _RETRY_AFTER_S: Final = 2
+_REFUSAL_LIMIT_S: Final = 5.0
+"""A refusal holds its seat no longer than this, however slowly its words come."""
 _OPERATORS: Final = frozenset({401, 403, 404})
 
 
@@ -216,10 +218,9 @@ class UpstreamReply(Generic[EngineT]):
         if head.status == 200:
             self._require_content(engine)
             return
-        try:
+        body = b""  # the status says enough
+        with suppress(ConnectionLost), anyio.move_on_after(_REFUSAL_LIMIT_S):
             body = engine.client.address.without_token(await exchange.read_whole())
-        except ConnectionLost:
-            body = b""  # the status says enough
         if head.status in _OPERATORS:
             engine.doubt()
         where = engine.client.address.shown

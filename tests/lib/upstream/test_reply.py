@@ -38,6 +38,7 @@ from neuron_lib.types import (
     TextDelta,
     Usage,
 )
+from neuron_lib.upstream import reply
 from neuron_lib.upstream.client import UpstreamLimits
 from neuron_lib.upstream.facts import UpstreamFacts
 from neuron_lib.upstream.model import UpstreamModel
@@ -174,6 +175,13 @@ async def test_what_comes_unasked_on_an_idle_connection_is_no_answer(tmp_path: P
         await has_come.wait()
         assert (await it.read())[1:] == SAID[1:]
         assert (len(it.upstream.requests), it.upstream.connections) == (2, 2)
+
+
+async def test_a_refusal_whose_words_do_not_come_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reply, "_REFUSAL_LIMIT_S", 0.01)
+    async with rig(tmp_path, says_and_waits(b"HTTP/1.1 429 Any\r\ncontent-length: 9\r\n\r\n")) as it:
+        with pytest.raises(Overloaded):
+            await it.read()
 
 
 async def test_a_reply_that_did_not_come_as_a_stream_is_read_too(tmp_path: Path) -> None:
