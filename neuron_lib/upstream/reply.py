@@ -295,6 +295,8 @@ class UpstreamReply(Generic[EngineT]):
         except EventTooLong as error:
             raise EngineFailed(f"the server's answer is no stream of a reply: {error}") from error
         if piece is None:
+            if not (reading.is_done or reading.is_whole):  # a killed server ends an answer without a length so
+                raise ConnectionLost("the server's answer ended before the reply did")
             self._take(reading.end())
             return
         self._bytes += len(piece)
