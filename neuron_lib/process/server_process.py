@@ -26,7 +26,7 @@ from neuron_lib.process.server_watchdog import ServerWatchdog
 from neuron_lib.process.sleeping import Sleeper
 from neuron_lib.supervision.death import Death
 from neuron_lib.upstream.address import UpstreamAddress
-from neuron_lib.upstream.client import Unreachable, UpstreamClient
+from neuron_lib.upstream.client import Unreachable, UpstreamClient, UpstreamLimits
 from neuron_lib.upstream.connection import ConnectionLost
 from neuron_lib.upstream.engine import UpstreamEngine
 from neuron_lib.upstream.facts import UpstreamFacts
@@ -37,6 +37,8 @@ logger: FieldLogger = get_logger(__name__)
 
 _MARK: Final = "NEURON_PROGRAM"
 """The variable by which the processes of a program are found again, wherever they are."""
+_LIMITS: Final = UpstreamLimits(pauses_s=(0.25, 1.0, 3.0), news_s=3.0)
+"""A program whose connection breaks has died, as a rule. On a busy host it takes a while until that is known."""
 _FIRST_LOOK_S: Final = 0.05
 _LONGEST_LOOK_S: Final = 1.0
 _PROBE_LIMIT_S: Final = 5.0
@@ -139,7 +141,7 @@ class ServerProcess(UpstreamEngine):
     """A running program."""
 
     def __init__(self, child: Child, launch: Launch) -> None:
-        super().__init__(model_id=launch.model_id, client=UpstreamClient(launch.address))
+        super().__init__(model_id=launch.model_id, client=UpstreamClient(launch.address, limits=_LIMITS))
         entry, health = launch.entry, launch.program.health
         self.pid: Final = child.pid
         self._facts: UpstreamFacts = launch.facts

@@ -55,9 +55,9 @@ def _checks(config: Config, environ: Mapping[str, str], backends: Sequence[Backe
     offered = _offered(config, backends)
     formats = _formats(config)
     names = [entry.name for entry in config.harnesses]
-    for backend, table in harness_tables(config, names, backends):
-        name = table.name if backend.has_many else backend.name
-        yield f"harnesses[{names.index(name)}]", partial(backend.check_entry, table, environ)
+    for maker, table in harness_tables(config, names, backends):
+        name = table.name if maker.has_many else maker.name
+        yield f"harnesses[{names.index(name)}]", partial(maker.check_entry, table, environ)
     for index, spec in enumerate(config.default_models):
         place = f"default_models[{index}]"
         backend = offered.get(spec.harness or "")

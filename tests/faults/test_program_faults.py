@@ -125,7 +125,7 @@ def test_a_model_whose_idle_program_goes_wrong_comes_back_by_itself(
 
 def test_a_request_with_which_two_programs_died_is_refused_as_suspect(rig: Rig) -> None:
     outcome = rig.answer(MODEL, content="die-first")
-    assert (outcome.ending, outcome.code) == (Ending.ERROR_EVENT, "suspect_request")
+    assert (outcome.ending, outcome.code) == (Ending.REFUSED, "suspect_request")
     check_invariants(rig)
 
 
