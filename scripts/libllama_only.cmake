@@ -19,4 +19,12 @@ if(CMAKE_CURRENT_SOURCE_DIR STREQUAL CMAKE_SOURCE_DIR)
         endif()
     endfunction()
     cmake_language(DEFER CALL neuron_add_rpc_server)
+
+    # What llama.cpp's backend for Vulkan wants of newer headers than a distribution may have; otherwise it is empty.
+    function(neuron_mend_vulkan)
+        if(TARGET ggml-vulkan)
+            target_compile_options(ggml-vulkan PRIVATE -include "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/older_vulkan.hpp")
+        endif()
+    endfunction()
+    cmake_language(DEFER CALL neuron_mend_vulkan)
 endif()

@@ -50,7 +50,11 @@ async def ask_rpc_server(address: str, *, limit_s: float = _LIMIT_S) -> tuple[Rp
                 connected = True
                 return await _devices(stream, BufferedByteReceiveStream(stream))
     except TimeoutError:
-        why = "it serves another program, or it hangs" if connected else "the network may drop the connection"
+        why = (
+            "it serves another program, or waits for one that is gone; then start it again"
+            if connected
+            else "the network may drop the connection"
+        )
         raise NoRpcAnswer(f"the RPC server {address} did not answer within {limit_s:g} s: {why}") from None
     except OSError as error:
         raise NoRpcAnswer(f"the RPC server {address} cannot be reached: {_root(error)}") from error

@@ -13,6 +13,7 @@ from neuron_lib.config import Config, LlamaCppConfig, unix_path
 from neuron_lib.discovery.probe import Found
 from neuron_lib.llama.build_facts import LlamaBuild
 from neuron_lib.llamacpp.rpc_client import RpcMemory
+from neuron_lib.llamacpp.rpc_servers import open_addresses
 from neuron_lib.sizes import format_size
 from neuron_lib.types import HostCpus, HostMemory
 from neuron_service.http.listening import place_of
@@ -180,7 +181,8 @@ def judge_binding(
 def judge_rpc(build: LlamaBuild | str, servers: Mapping[str, Sequence[RpcMemory] | str]) -> list[Finding]:
     """The RPC servers of the configuration by their addresses: their devices, or why a server does not tell them.
 
-    A server that serves a model answers nobody else, so no answer is a warning.
+    A server that serves a model answers nobody else, so no answer is a warning. So is each server that is reached over
+    a network, as long as it is in the configuration: nothing but the network protects it.
     """
     if servers and isinstance(build, LlamaBuild) and not build.supports_rpc:
         detail = "the configuration has rpc_servers, and llama-cpp-python was built without RPC"
@@ -194,6 +196,10 @@ def judge_rpc(build: LlamaBuild | str, servers: Mapping[str, Sequence[RpcMemory]
         else:
             free = ", ".join(f"{memory.free_bytes >> 20} of {memory.total_bytes >> 20} MiB free" for memory in said)
             found.append(_ok("rpc", f"{address} has {len(said)} devices: {free}"))
+    if exposed := open_addresses(tuple(servers)):
+        detail = f"RPC checks no caller and encrypts nothing, and {', '.join(exposed)} is reached over a network"
+        fix = "let a firewall or a network of its own keep everybody but this host from the ports of the servers"
+        found.append(_warning("rpc", detail, fix))
     return found
 
 

@@ -316,6 +316,13 @@ def _set_split(draft: Draft, what: str, value: str, owner: str | None) -> None:
         draft.note("needless" if value == "layer" else "lost", what, "a model on several GPUs is split by layers")
 
 
+def _set_rpc(draft: Draft, what: str, value: str, owner: str | None) -> None:
+    servers = list(dict.fromkeys(each.strip() for each in value.split(",")))
+    draft.key(f"{LLAMACPP}.rpc_servers", servers, what=what, model_id=owner)
+    text = "a model uses the devices of servers if its `devices` name them; their numbers follow those of the GPUs"
+    draft.note("differs", what, text)
+
+
 _SPECIALS: Final[Mapping[str, Callable[[Draft, str, str, str | None], None]]] = MappingProxyType(
     {
         "layers": _set_layers,
@@ -327,6 +334,7 @@ _SPECIALS: Final[Mapping[str, Callable[[Draft, str, str, str | None], None]]] = 
         "idle": _set_idle,
         "verbosity": _set_verbosity,
         "split": _set_split,
+        "rpc": _set_rpc,
     }
 )
 

@@ -153,7 +153,7 @@ _WITH_VALUE: Final[Mapping[str, Key | Said | Special]] = MappingProxyType(
         "-fitc --fit-ctx": _lost("`n_ctx` is what you say; a load that does not fit is refused with the numbers"),
         "-lm --load-mode": _lost("weights are mapped into memory"),
         "-lzm --lazy-mode": _lost("weights are mapped into memory"),
-        "--rpc": _lost("a neuron uses the devices of its own host"),
+        "--rpc": Special("rpc"),
         # replies
         "-n --predict --n-predict": Special("reply"),
         "--temp --temperature": Key(f"{_SAMPLING}.temperature"),

@@ -42,6 +42,7 @@ _OPTIONS: Final[Mapping[str, tuple[str, str]]] = {
     "tls_key": ("`tls_key`", ""),
     "tls_cert": ("`tls_cert`", ""),
     "origins": ("`http.cors_origins`", ""),
+    "rpc": ("`rpc_servers`", "a model uses their devices if its `devices` name them"),
     "idle": ("`models.idle_ttl_secs`", "with `residency.on_demand`, so that the next request loads the model"),
     "verbosity": ("`log_level`", ""),
 }

@@ -10,6 +10,7 @@ from neuron_lib.config import Config, LlamaCppConfig
 from neuron_lib.discovery.probe import Found
 from neuron_lib.discovery.vendors import VENDORS
 from neuron_lib.llama.build_facts import LlamaBuild
+from neuron_lib.llamacpp.rpc_client import RpcMemory
 from neuron_lib.types import Device, HostCpus, HostMemory
 from neuron_service.cli import findings
 from neuron_service.cli.findings import CacheFacts, Finding, PortFacts, Status
@@ -171,3 +172,32 @@ def test_a_cpu_host_needs_no_file_of_a_device() -> None:
 @pytest.mark.parametrize(("gpu_layers", "expected"), [(-1, True), (0, False), (20, True)])
 def test_a_configuration_that_keeps_all_layers_on_the_cpu_wants_no_gpu(gpu_layers: int, *, expected: bool) -> None:
     assert findings.wants_gpu(Config(harness={"llamacpp": LlamaCppConfig(gpu_layers=gpu_layers)})) is expected
+
+
+# --------------------------------------------------------------------------------------------------------- RPC servers
+
+RPC_BUILD = LlamaBuild(binding_version="0.3.36", supports_gpu=False, gpus=(), supports_rpc=True)
+DEVICE = (RpcMemory(1 << 30, 2 << 30),)
+
+
+def test_a_server_of_this_host_is_well_and_one_that_is_silent_is_a_warning() -> None:
+    ok, silent = findings.judge_rpc(RPC_BUILD, {"127.0.0.1:50052": DEVICE, "localhost:50053": "it hangs"})
+    assert (ok.status, ok.detail) == (Status.OK, "127.0.0.1:50052 has 1 devices: 1024 of 2048 MiB free")
+    assert (silent.status, silent.detail) == (Status.WARNING, "it hangs")
+    assert findings.judge_rpc(RPC_BUILD, {}) == []
+
+
+def test_a_server_that_is_reached_over_a_network_stays_a_warning() -> None:
+    answers = findings.judge_rpc(RPC_BUILD, {"10.0.0.1:50052": DEVICE, "127.0.0.1:50052": DEVICE, "big:1": DEVICE})
+    *oks, exposed = answers
+    assert [each.status for each in oks] == [Status.OK] * 3
+    assert (exposed.status, exposed.exit_status) == (Status.WARNING, 0)
+    assert "10.0.0.1:50052, big:1 is reached over a network" in exposed.detail
+    assert "firewall" in (exposed.fix or "")
+
+
+def test_servers_are_of_no_use_to_a_llama_cpp_without_rpc() -> None:
+    (failed,) = findings.judge_rpc(CPU_BUILD, {"10.0.0.1:50052": DEVICE})
+    assert (failed.status, failed.exit_status) == (Status.FAILED, os.EX_UNAVAILABLE)
+    (missing,) = findings.judge_rpc("cannot be loaded", {"127.0.0.1:1": "silent"})
+    assert missing.status is Status.WARNING  # why it cannot be loaded is another check's

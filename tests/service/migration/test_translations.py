@@ -54,6 +54,13 @@ def test_a_command_becomes_a_model_that_is_loaded_at_the_start_and_the_keys_of_t
     assert translated.notes == ()
 
 
+def test_rpc_servers_are_servers_here_and_a_model_has_to_name_their_devices() -> None:
+    translated = command("llama-server -m /srv/m/a.gguf -c 8192 --rpc 10.0.0.2:50052,10.0.0.3:50052,10.0.0.2:50052")
+    assert translated.config["harness"]["llamacpp"]["rpc_servers"] == ["10.0.0.2:50052", "10.0.0.3:50052"]
+    assert noted(translated, "differs") == ["--rpc 10.0.0.2:50052,10.0.0.3:50052,10.0.0.2:50052"]
+    assert noted(command("llama-server -m /srv/m/a.gguf -c 8192 --rpc somewhere"), "lost") == ["--rpc somewhere"]
+
+
 @pytest.mark.parametrize(
     ("options", "tokens"),
     [
