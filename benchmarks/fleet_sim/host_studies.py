@@ -96,8 +96,8 @@ def principals(size: Size) -> Iterator[Row]:
 
 
 def cells(size: Size) -> Iterator[Row]:
-    """More seats in the memory of eight, or of four: they share one pool of cells. The load is 1.2."""
-    seats_and_pools = ((8, None), (16, 65_536), (32, 65_536), (32, 32_768))
+    """More seats in the memory of eight: they share one pool of cells. The load is 1.2."""
+    seats_and_pools = ((8, None), (16, 65_536), (32, 65_536))
     for many, pool in seats_and_pools:
         layout: Row = {"kv_layout": "unified", "kv_cells": pool} if pool else {}
         config = config_of(CARD, admission=AdmissionConfig(max_in_flight=many), **layout)

@@ -48,8 +48,9 @@ async def life(app: Litestar) -> AsyncIterator[None]:
 
 @asgi("/", is_mount=True, copy_scope=True)
 async def neuron(scope: Scope, receive: Receive, send: Send) -> None:
-    """Everything."""
-    await scope["litestar_app"].state.neuron(scope, receive, send)
+    """Everything. Litestar has taken the first slash off `path`, and has added one at its end."""
+    path = "/" + scope["path"].strip("/")
+    await scope["litestar_app"].state.neuron(scope | {"path": path}, receive, send)
 
 
 def build() -> Litestar:

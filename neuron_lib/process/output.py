@@ -20,7 +20,7 @@ class LineBudget:
     """How many lines may be logged: `most` at once, and `per_s` more each second. Pure: `clock` gives seconds."""
 
     def __init__(self, clock: Callable[[], float], *, most: int = _MOST_LINES, per_s: float = _LINES_PER_S) -> None:
-        self.dropped = 0
+        self.dropped: int = 0
         """Lines that were refused so far."""
         self._clock = clock
         self._most = most

@@ -87,8 +87,8 @@ class ReplyReading:
         `stop` are the stop strings of the request. With `include_thinking` reasoning becomes a part of the text,
         between `<think>` and `</think>`.
         """
-        self.is_done = False
-        self.has_begun = False
+        self.is_done: bool = False
+        self.has_begun: bool = False
         """Whether `Started` was given."""
         self._choices: Final = [_Choice() for _ in range(choices)]
         self._guess: Final = prompt_tokens

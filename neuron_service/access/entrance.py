@@ -31,6 +31,8 @@ _ACCOUNT: Final = b"x-helexa-account-id"
 _KEY: Final = b"x-helexa-key-id"
 _READ: Final = frozenset({b"authorization", b"x-api-key", b"x-forwarded-for", _ACCOUNT, _KEY})
 _BEARER: Final = b"bearer "
+_NAMED: Final = {"private": "private networks"}
+"""What an entry of `trusted_networks` is called in a sentence, if it is called otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +148,7 @@ class EntranceRules:
         """Who is let in, in one line for people."""
         if self.trusted is None:
             return "nobody needs a key"
-        count, trusted = len(self.keys), ", ".join(self.trusted.entries)
+        count, trusted = len(self.keys), _in_row(_NAMED.get(each, each) for each in self.trusted.entries)
         keys = "the one key" if count == 1 else f"one of {count} keys"
         if not trusted:
             return f"every caller needs {keys}"
@@ -230,3 +232,9 @@ def _nearest(scope: Scope) -> Place:
         return LocalUser(peer["uid"])
     client = scope.get("client")
     return parse_address(client[0]) if client else None
+
+
+def _in_row(names: Iterable[str]) -> str:
+    """`a, b and c`."""
+    *others, last = [*names] or [""]
+    return f"{', '.join(others)} and {last}" if others else last

@@ -129,9 +129,7 @@ def view_of(facts: PageFacts) -> View:
         about=tuple(_about(facts)),
         cards=cards,
         chats=(*serving, *sorted(set(facts.on_demand).difference(serving))) if can_chat else (),
-        no_chat="Load a model to chat with it"
-        if can_chat
-        else "This key lacks the scope inference, so it may not chat",
+        no_chat=_no_chat(cards) if can_chat else "This key lacks the scope inference, so it may not chat",
         loadable=tuple(sorted({*facts.configured, *facts.on_demand}.difference(card.id for card in cards))),
         can_load="admin" in facts.scopes,
         can_see_requests=can_see_requests,
@@ -149,6 +147,13 @@ def _status(cards: Sequence[Card]) -> str:
     serving = counts.pop(ModelState.SERVING, 0)
     others = [f"{counts[state]} {state}" for state in ModelState if counts[state]]
     return ", ".join([f"{counted(serving, 'model') if serving else 'no model'} serving", *others])
+
+
+def _no_chat(cards: Iterable[Card]) -> str:
+    """Why there is no model to chat with, and what a person can do."""
+    if any(card.state in {ModelState.LOADING, ModelState.WAITING} for card in cards):
+        return "The chat opens when the model has loaded"
+    return "Load a model to chat with it"
 
 
 def _tone(not_ready: NotReady | None, cards: Iterable[Card]) -> Literal["good", "idle", "busy", "bad"]:

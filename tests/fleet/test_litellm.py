@@ -1,4 +1,4 @@
-"""LiteLLM's proxy in front of two hosts under load: one is killed and comes back, then the other is stopped.
+"""LiteLLM's proxy in front of two hosts under load: one is killed and comes back, and both are restarted in turn.
 
 `make test-fleet` runs this file. The proxy is the real one, in an environment of its own, with the example's file.
 """
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -139,47 +140,73 @@ def answered(host: Daemon) -> int:
     return int(sum(float(line.split()[-1]) for line in lines if line.startswith("neuron_request_seconds_count{")))
 
 
-def test_a_host_that_is_killed_costs_only_calls_in_flight_on_it_and_one_that_is_stopped_costs_none(
-    tmp_path: Path,
-) -> None:
-    ports = [free_port(), free_port()]
+@contextmanager
+def two_hosts_with_clients(folder: Path) -> Iterator[tuple[ExitStack, list[Daemon], Clients]]:
+    """Two hosts, the proxy before them, and clients that have had answers of both. The stack takes more hosts."""
     with ExitStack() as stack:
         hosts = [
-            stack.enter_context(running_daemon(tmp_path / f"host{port}", HOST_CONFIG, port=port)) for port in ports
+            stack.enter_context(running_daemon(folder / f"host{n}", HOST_CONFIG, port=free_port())) for n in (1, 2)
         ]
         for host in hosts:
             host.wait_ready()
-        clients = Clients(stack.enter_context(proxy(tmp_path, hosts)))
-        killed, other = hosts
+        clients = Clients(stack.enter_context(proxy(folder, hosts)))
         with clients.running():
             eventually(lambda: min(map(answered, hosts)) >= CLIENTS)
-            on_killed = eventually(lambda: (running := in_flight(killed)) >= 3 and running)
-            killed_s = time.monotonic()
-            killed.process.kill()
-            killed.process.wait(PATIENCE_S)
-            seen = clients.ended_well()
-            eventually(lambda: clients.ended_well() >= seen + 5 * CLIENTS)
-            again = stack.enter_context(running_daemon(tmp_path / "again", HOST_CONFIG, port=ports[0]))
-            again.wait_ready()
-            eventually(lambda: answered(again) >= CLIENTS)
-            came_back, answered_by_other = answered(again), answered(other)
-            stopped_s = time.monotonic()
-            other.signal(signal.SIGTERM)
-            assert other.wait() == 0
-            eventually(lambda: answered(again) >= came_back + 2 * CLIENTS)
-        failed = [call for call in clients.calls if call.problem]
-        numbers = {
-            "calls": len(clients.calls),
-            "in flight on the host that is killed": on_killed,
-            "in flight at the kill": sum(call.began_s < killed_s < call.ended_s for call in clients.calls),
-            "failed": len(failed),
-            "failed streams": sum(call.is_stream for call in failed),
-            "answered by the other host": answered_by_other,
-            "answered by the host that came back, until the other was stopped": came_back,
-            "calls that ended after the stop": sum(call.ended_s > stopped_s for call in clients.calls),
-        }
-        print(f"\nLiteLLM: {numbers}", *(call.problem for call in failed), sep="\n  ")
-    # A stop fails nothing at all.
+            yield stack, hosts, clients
+
+
+def started_again(stack: ExitStack, folder: Path, host: Daemon) -> Daemon:
+    """A host on the port of one that has ended. Returns when the proxy sends requests there again."""
+    again = stack.enter_context(running_daemon(folder, HOST_CONFIG, port=host.port))
+    again.wait_ready()
+    eventually(lambda: answered(again) >= CLIENTS)
+    return again
+
+
+def test_a_host_that_is_killed_costs_only_streams_that_have_begun_on_it(tmp_path: Path) -> None:
+    with two_hosts_with_clients(tmp_path) as (stack, (killed, other), clients):
+        on_killed = eventually(lambda: (running := in_flight(killed)) >= 3 and running)
+        before = answered(other)
+        killed_s = time.monotonic()
+        killed.process.kill()
+        killed.process.wait(PATIENCE_S)
+        seen = clients.ended_well()
+        eventually(lambda: clients.ended_well() >= seen + 5 * CLIENTS)
+        meanwhile = answered(other) - before
+        again = started_again(stack, tmp_path / "again", killed)
+        came_back = answered(again)
+    failed = [call for call in clients.calls if call.problem]
+    numbers = {
+        "calls": len(clients.calls),
+        "in flight on the host when it was killed": on_killed,
+        "in flight at the proxy then": sum(call.began_s < killed_s < call.ended_s for call in clients.calls),
+        "failed": len(failed),
+        "failed streams": sum(call.is_stream for call in failed),
+        "began later and failed": sum(call.began_s > killed_s for call in failed),
+        "answered by the other host before the killed one was started again": meanwhile,
+        "answered by the host that came back": came_back,
+    }
+    print(f"\nLiteLLM, a host is killed: {numbers}", *(call.problem for call in failed), sep="\n  ")
     assert [call for call in failed if not call.began_s < killed_s < call.ended_s] == []
     assert [call for call in failed if not call.is_stream] == [], "nothing had been sent, so another host could answer"
     assert len(failed) <= CLIENTS // 2
+
+
+def test_a_rolling_restart_fails_no_call(tmp_path: Path) -> None:
+    running = []
+    with two_hosts_with_clients(tmp_path) as (stack, hosts, clients):
+        before = len(clients.calls)
+        for host in hosts:
+            running.append(eventually(partial(in_flight, host)))
+            host.signal(signal.SIGTERM)
+            assert host.wait() == 0
+            started_again(stack, tmp_path / f"again{len(running)}", host)
+    failed = [call for call in clients.calls if call.problem]
+    numbers = {
+        "calls": len(clients.calls),
+        "calls from the first stop on": len(clients.calls) - before,
+        "in flight on each host when it was stopped": running,
+        "failed": len(failed),
+    }
+    print(f"\nLiteLLM, a rolling restart: {numbers}", *(call.problem for call in failed), sep="\n  ")
+    assert failed == []

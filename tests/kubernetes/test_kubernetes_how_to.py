@@ -16,7 +16,7 @@ from neuron_lib.config import load_config
 from neuron_service.backends import BACKENDS
 from tests.documents import ROOT, blocks
 from tests.fakes.kustomized import kustomized
-from tests.kubernetes.test_manifests import EXAMPLES, manifests
+from tests.kubernetes.test_manifests import EXAMPLES, VERSIONS, manifests
 from tests.patience import PATIENCE_S
 
 PAGE: Final = "docs/how-to/kubernetes.md"
@@ -61,6 +61,10 @@ def test_the_keys_of_the_page_get_into_the_secret_and_the_configuration_is_valid
     names = [line.split()[0] for line in (base / "keys").read_text().splitlines() if not line.startswith("#")]
     assert names == ["laptop", "gateway", "prometheus"]
     assert all((base.parent / f"{name}.key").read_text().strip() for name in names)
+
+
+def test_the_page_names_the_versions_of_the_schemas() -> None:
+    assert "{}, {} and {}".format(*VERSIONS) in (ROOT / PAGE).read_text()
 
 
 def test_what_is_applied_is_there(checkout: Path) -> None:

@@ -96,6 +96,7 @@ def in_order(found: list[Manifest]) -> list[Any]:
 
 def test_the_configuration_can_work(config: Config) -> None:
     assert list(find_model_faults(config, {})) == []
+    assert {model.model_id for model in config.default_models} == {model.id for model in config.models}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -220,6 +220,9 @@ def main(pictures: Iterable[tuple[Callable[[Scene], None], Any, ViewportSize]], 
                 scene(seen)
                 is_phone = screen is PHONE
                 name = f"page-{scene.__name__}-{scheme}{'-phone' if is_phone else ''}.png"
+                if not is_phone:  # tall enough for all, so that nothing is cut
+                    height = seen.page.evaluate("document.documentElement.scrollHeight")
+                    seen.page.set_viewport_size({"width": screen["width"], "height": height})
                 seen.page.screenshot(path=folder / name, full_page=is_phone)
 
 

@@ -19,9 +19,10 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 FOLDER = Path(sys.argv[1])
-LIMIT_S = 300
+LIMIT_S = 600
 CLIENTS = 8
 ENGINE = "neuron_lib.engine"
+NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 
 
 def tell(**seen):
@@ -38,14 +39,11 @@ def eventually(look, limit_s=LIMIT_S):
 
 
 def engines():
-    """The engine processes of this run, by their pids. Their environment has a mark of this run."""
+    """The engine processes of this run, by their pids. Their home is the folder of this run."""
     found = []
     for process in psutil.process_iter():
         try:
-            if (
-                ENGINE in " ".join(process.cmdline())
-                and process.environ().get("NEURON_RUN") == os.environ["NEURON_RUN"]
-            ):
+            if ENGINE in process.cmdline() and process.environ().get("HOME") == os.environ["HOME"]:
                 found.append(process.pid)
         except psutil.Error:
             continue
@@ -57,7 +55,7 @@ class Load:
 
     def __init__(self, url):
         self.url, self.calls, self.over = url, [], threading.Event()
-        self.threads = [threading.Thread(target=self.ask_on) for _ in range(CLIENTS)]
+        self.threads = [threading.Thread(target=self.ask_on, daemon=True) for _ in range(CLIENTS)]
         for thread in self.threads:
             thread.start()
 
@@ -67,6 +65,8 @@ class Load:
                 began_s = time.monotonic()
                 problem = ask(client)
                 self.calls.append((began_s, time.monotonic(), problem))
+                if problem:
+                    self.over.wait(0.5)  # as a client would, and others get the processor
 
     def ended_well(self):
         return sum(not problem for _, _, problem in list(self.calls))
@@ -121,11 +121,8 @@ def start_proxy():
 
 
 def main():
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 << 20},
-    )
-    second = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    second = cluster.add_node(**NODE)
     try:
         ray.init(address=cluster.address, log_to_driver=False)
         tell(nodes=len([node for node in ray.nodes() if node["Alive"]]))
@@ -133,7 +130,8 @@ def main():
         serve.run(serve_app.app)
         url = f"http://127.0.0.1:{os.environ['SERVE_PORT']}"
         with httpx.Client(base_url=url, timeout=LIMIT_S, trust_env=False) as client:
-            tell(first_chat=ask(client), models=client.get("/v1/models").text)
+            tell(first_chat=(problem := ask(client)), models=client.get("/v1/models").text)
+            assert not problem, problem
         tell(replicas_at_rest=replicas(), engines=len(engines()))
 
         began_s = time.monotonic()
@@ -161,7 +159,7 @@ def main():
             latest_failure_s=round(max((ended for _, ended, _ in failed), default=0), 1),
             problems=sorted({problem for _, _, problem in failed}),
         )
-        third = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+        third = cluster.add_node(**NODE)
         load = Load(url)
         eventually(lambda: replicas() == 2)
         load.stop()

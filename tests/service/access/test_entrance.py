@@ -226,7 +226,7 @@ def test_no_header_makes_a_stranger_a_caller_without_the_key(headers: list[tuple
 @pytest.mark.parametrize(
     ("entrance", "words"),
     [
-        (DEFAULT, "callers from loopback, private need no key, all others need the one key"),
+        (DEFAULT, "callers from loopback and private networks need no key, all others need the one key"),
         (
             rules("loopback", key=False),
             "callers from loopback need no key, all others are refused, because there are no keys",

@@ -108,7 +108,7 @@ async def test_health_says_who_is_let_in_and_is_closed_to_strangers() -> None:
         alive = await client_at(STRANGER, host).get("/healthz")
         with_key = await client_at(STRANGER, host).request("GET", "/health", headers=KEY)
     assert health.json()["access"] == {
-        "summary": "callers from loopback, private need no key, all others need the one key",
+        "summary": "callers from loopback and private networks need no key, all others need the one key",
         "trusted_networks": ["loopback", "private"],
         "trusted_proxies": [],
         "keys": 1,

@@ -185,6 +185,14 @@ def test_a_chat_may_be_with_text_models_that_serve_and_with_those_that_it_would_
     assert view.loadable == (A, "org/other")
 
 
+def test_without_a_model_to_chat_with_the_page_says_to_load_one_or_to_wait_for_the_one_that_loads() -> None:
+    coming = LoadingModel(model_id=A, progress=LoadProgress(stage=LoadStage.LOADING), elapsed_ms=1)
+    assert seen(health()).no_chat == "Load a model to chat with it"
+    assert seen(health(loading=(coming,))).no_chat == "The chat opens when the model has loaded"
+    waits = ActivationSnapshot(state=ActivationState.PRE_WARMING, pending=(A,))
+    assert seen(health(activation=waits)).no_chat == "The chat opens when the model has loaded"
+
+
 def test_a_model_that_no_request_fits_into_says_so() -> None:
     (card,) = seen(health(), model(servable=Servable(ok=False, reason="r", detail="no cells are left"))).cards
     assert card.error == "no cells are left"
