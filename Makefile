@@ -21,7 +21,8 @@ DMYPY_STATUS := .mypy_cache/daemon.json
 DMYPY  := $(BIN)/dmypy --status-file $(DMYPY_STATUS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run install deploy clean format check check-fast test test-faults test-devices test-examples test-clients test-fleet
+.PHONY: help run install deploy clean format check check-fast test test-faults test-devices test-engines test-examples
+.PHONY: test-clients test-fleet
 .PHONY: soak soak-demand pictures bench
 .PHONY: dist deb test-packages docs changelog release release-check lock
 .DELETE_ON_ERROR:
@@ -105,6 +106,10 @@ test-faults: install ## the fault suite alone: what docs/explanation/reliability
 
 test-devices: install ## devices of other hosts, and Vulkan on the CPU where it is built; some of it is a part of `test`
 	$(PYTEST) tests/devices $(ARGS)
+
+test-engines: install ## other engines under neuron: the real llama-server, which is built first, and the one of `test`
+	@scripts/build_rivals
+	$(PYTEST) tests/lib/process/test_real_programs.py -rs $(ARGS)
 
 test-examples: install ## the programs in examples/, with a real model; a part of `test`
 	$(PYTEST) tests/system/test_examples.py tests/lib/testing/test_example_backend.py $(ARGS)

@@ -45,14 +45,21 @@ def _check_nothing(_spec: ModelSpec) -> None:
     pass
 
 
+def _check_no_entry(_entry: Struct, _environ: Mapping[str, str]) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend(Section[S], Generic[S]):
     """One kind of harness that a service can offer, as its package describes it. Importing the description is cheap.
 
     `make` makes a harness from its table, or from one of its `[[harnesses]]` entries if the backend `has_many`, and
     from the host's setup. It may block and import much, and is called in a worker thread. `check_spec` raises
-    `LoadFailed` for a model that this backend could load on no host; it looks at the spec alone.
+    `LoadFailed` for a model that this backend could load on no host; it looks at the spec alone. `check_entry` raises
+    `LoadFailed` for a table or an entry with which no model loads on this host as it is, in the given environment. It
+    may look at the disk, for milliseconds.
     """
 
     make: Callable[[S, HarnessSetup], Harness]
     check_spec: Callable[[ModelSpec], object] = _check_nothing
+    check_entry: Callable[[S, Mapping[str, str]], object] = _check_no_entry

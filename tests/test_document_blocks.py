@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 
 from neuron_lib.config import load_config
-from neuron_lib.llamacpp.backend import LLAMACPP
-from neuron_lib.process.backend import PROCESS
-from neuron_lib.remote.backend import REMOTE
+from neuron_service.backends import BACKENDS
 from tests.documents import OUTPUT, ROOT, TAKEN, all_blocks, blocks, pages
 
 JSON = {page: blocks(page, "json") for page in pages()}
@@ -90,4 +88,4 @@ def test_every_block_in_toml_is_a_configuration(page: str, tmp_path: Path) -> No
             continue
         file = tmp_path / "neuron.toml"
         file.write_text(text, encoding="utf-8")
-        load_config(file, {}, sections=(LLAMACPP, PROCESS, REMOTE))
+        load_config(file, {}, sections=BACKENDS)

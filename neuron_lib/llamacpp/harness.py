@@ -58,6 +58,8 @@ logger: FieldLogger = get_logger(__name__)
 
 _PLAN_LIMIT_S: Final = 120.0
 """For a plan, from the start of the engine. It takes a second or two where nothing else runs."""
+_NAMES: Final = ("llamacpp", "candle")
+"""What entries of models may call this harness."""
 _MOST_NEEDS: Final = 64
 """Memory needs that are kept, one for each model and choice of devices."""
 _SWITCHED_OFF: Final = frozenset({"0", "false", "no", "off"})
@@ -104,6 +106,9 @@ class LlamaCppHarness:
         self._host_limit_bytes: Final = host_limit_bytes
         self._rpc: Final = RpcServers(self._config.rpc_servers, ask=ask_rpc)
         self._needs: dict[tuple[ModelSpec, int | None, int | None, tuple[int, ...]], Mapping[str, int]] = {}
+        self._given_to_others: Final = frozenset(
+            public_id(model.id) for model in models if model.harness not in {None, *_NAMES}
+        )
         self._store: Final = model_store(
             self._config, models=models, environ=self._environ, ends_with_thread=ends_with_thread
         )
@@ -118,7 +123,9 @@ class LlamaCppHarness:
         return (GGUF,)
 
     async def takes(self, spec: ModelSpec) -> bool:
-        """See `neuron_lib.harness.SelectiveHarness`."""
+        """See `neuron_lib.harness.SelectiveHarness`. A model whose entry names another harness is not taken."""
+        if public_id(spec.model_id) in self._given_to_others:
+            return False
         return await self._store.takes(spec, formats=self.formats)
 
     async def known_capabilities(self, model_id: str) -> tuple[str, ...] | None:

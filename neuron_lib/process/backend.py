@@ -1,5 +1,6 @@
 """The backend `process` as a service offers it. Importing this loads no harness."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from neuron_lib.backend import Backend, HarnessSetup
@@ -29,4 +30,17 @@ def _check_spec(spec: ModelSpec) -> None:
     device_indices(spec, gpu_count=MORE_THAN_ALL_GPUS)
 
 
-PROCESS: Final = Backend(name="process", struct=ProcessEntry, has_many=True, make=_make, check_spec=_check_spec)
+def _check_entry(entry: ProcessEntry, environ: Mapping[str, str]) -> None:
+    from neuron_lib.process.presence import require_program  # noqa: PLC0415 - a start looks at this later
+
+    require_program(entry, environ)
+
+
+PROCESS: Final = Backend(
+    name="process",
+    struct=ProcessEntry,
+    has_many=True,
+    make=_make,
+    check_spec=_check_spec,
+    check_entry=_check_entry,
+)

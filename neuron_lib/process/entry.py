@@ -81,11 +81,14 @@ class StopRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class SleepRules(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A program without a request for `after_secs` gets POST of `path`, and POST of `wake_path` before the next one."""
+    """A program without a request for `after_secs` gets POST of `path`, and POST of `wake_path` before the next one.
+
+    Without these paths it gets those of its preset, or "/sleep" and "/wake_up".
+    """
 
     after_secs: Annotated[float, Meta(ge=1, le=31_536_000)]
-    path: _UrlPath = "/sleep"
-    wake_path: _UrlPath = "/wake_up"
+    path: _UrlPath | None = None
+    wake_path: _UrlPath | None = None
 
 
 class ProcessModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

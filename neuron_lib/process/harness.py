@@ -91,10 +91,13 @@ class ProcessHarness:
         return self._program.formats
 
     async def takes(self, spec: ModelSpec) -> bool:
-        """See `neuron_lib.harness.SelectiveHarness`. A model that the operator has given to this harness is taken."""
+        """See `neuron_lib.harness.SelectiveHarness`. A model that the operator has given to this harness is taken, and
+        one that is given to another is not.
+        """
         model_id = public_id(spec.model_id)
-        if model_id in self._program.entry.models:
-            return True
+        named = self._entry(spec).harness
+        if named is not None or model_id in self._program.entry.models:
+            return named in {None, self.name}
         if not self._program.needs_files(model_id) or self._store is None:
             return False  # it would take every model
         return await self._store.takes(spec, formats=self.formats)

@@ -26,7 +26,9 @@ _GPU_SAMPLING: Final = {
 class Preset(Struct, frozen=True, kw_only=True):
     """A program. The fields are the keys of `ProcessEntry` with the same names.
 
-    `routes` are paths that are passed on.
+    `sleep_args` and `sleep_env` are what the program needs to be able to sleep,
+    by POST of the first of `sleep_paths`; POST of the second one wakes it. `modules` are the Python modules that a
+    program in this service's own Python needs, and `packages` says what to install for them.
     """
 
     command: tuple[str, ...] = ()
@@ -40,7 +42,11 @@ class Preset(Struct, frozen=True, kw_only=True):
     health_path: str = "/health"
     api: UpstreamApi = UpstreamApi(name="unknown", max_tokens="max_tokens")
     max_in_flight: int = 8
-    routes: tuple[str, ...] = ()
+    sleep_args: tuple[str, ...] = ()
+    sleep_env: Mapping[str, str] = {}
+    sleep_paths: tuple[str, str] = ("/sleep", "/wake_up")
+    modules: tuple[str, ...] = ()
+    packages: str = ""
 
 
 UNKNOWN: Final = Preset(ready_path="/v1/models", health_path="/v1/models")
@@ -89,6 +95,8 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
                 choices=False,
             ),
             max_in_flight=1,
+            modules=("llama_cpp", "fastapi", "pydantic_settings", "sse_starlette", "starlette_context", "uvicorn"),
+            packages="llama-cpp-python[server]",
         ),
         "vllm": Preset(
             command=(
@@ -102,6 +110,8 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
             },
             env={"VLLM_API_KEY": "{api_key}"},
             pass_prefixes=("VLLM_", "TORCH_", "TRITON_", "NCCL_"),
+            sleep_args=("--enable-sleep-mode",),
+            sleep_env={"VLLM_SERVER_DEV_MODE": "1"},
             api=UpstreamApi(
                 name="vllm",
                 sampling=_GPU_SAMPLING,
@@ -125,6 +135,10 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
                 "tensor_parallel": ("--tp", "{tensor_parallel}"),
             },
             pass_prefixes=("SGLANG_", "TORCH_", "TRITON_", "NCCL_"),
+            modules=("sglang",),
+            packages="sglang[all]",
+            sleep_args=("--enable-memory-saver",),
+            sleep_paths=("/release_memory_occupation", "/resume_memory_occupation"),
             api=UpstreamApi(
                 name="sglang",
                 sampling=_GPU_SAMPLING,
@@ -161,7 +175,6 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
             formats=("file",),
             capabilities=(),
             max_in_flight=1,
-            routes=("/v1/audio/transcriptions",),
         ),
     }
 )

@@ -73,6 +73,12 @@ class Program(Struct, frozen=True, kw_only=True):
         return self.entry.admission or AdmissionConfig(max_in_flight=self.preset.max_in_flight)
 
     @property
+    def sleep_paths(self) -> tuple[str, str]:
+        """The paths that send it to sleep and wake it."""
+        told, usual = self.entry.sleep, self.preset.sleep_paths
+        return (usual[0], usual[1]) if told is None else (told.path or usual[0], told.wake_path or usual[1])
+
+    @property
     def listens_on_socket(self) -> bool:
         """Whether it is told of a Unix socket."""
         return "socket" in names_in(self._all_texts(ProcessModel()))
@@ -169,6 +175,7 @@ class Program(Struct, frozen=True, kw_only=True):
         texts = [*(self.entry.command or self.preset.command)]
         if not self.entry.command:
             texts += [text for name, texts in self.preset.options.items() if name in values for text in texts]
+            texts += self.preset.sleep_args if self.entry.sleep is not None else ()
         texts += (*self.entry.args, *self.of_model(model_id).args)
         return self._filled(texts, values, model_id)
 
@@ -186,7 +193,8 @@ class Program(Struct, frozen=True, kw_only=True):
     # ------------------------------------------------------------------------------------------------------- parts
 
     def _env(self, model: ProcessModel) -> dict[str, str]:
-        return {**self.preset.env, **self.entry.env, **model.env}
+        asleep = self.preset.sleep_env if self.entry.sleep is not None else {}
+        return {**self.preset.env, **asleep, **self.entry.env, **model.env}
 
     def _all_texts(self, model: ProcessModel) -> tuple[str, ...]:
         command = self.entry.command or self.preset.command

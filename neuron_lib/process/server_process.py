@@ -17,15 +17,16 @@ from neuron_lib.child.process import Child, describe_exit, ending, start_child, 
 from neuron_lib.errors import LoadFailed, UnloadFailed, first_leaf
 from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.os_errors import start_error
-from neuron_lib.process.entry import ProcessEntry
+from neuron_lib.process.entry import ProcessEntry, SleepRules
 from neuron_lib.process.family import Usage, listeners_on, look_at_family
 from neuron_lib.process.output import LineBudget, output_log
 from neuron_lib.process.program import Program, Where
 from neuron_lib.process.server_facts import read_facts
 from neuron_lib.process.server_watchdog import ServerWatchdog
+from neuron_lib.process.sleeping import Sleeper
 from neuron_lib.supervision.death import Death
 from neuron_lib.upstream.address import UpstreamAddress
-from neuron_lib.upstream.client import Unreachable, UpstreamClient
+from neuron_lib.upstream.client import Unreachable, UpstreamClient, UpstreamLimits
 from neuron_lib.upstream.connection import ConnectionLost
 from neuron_lib.upstream.engine import UpstreamEngine
 from neuron_lib.upstream.facts import UpstreamFacts
@@ -36,6 +37,8 @@ logger: FieldLogger = get_logger(__name__)
 
 _MARK: Final = "NEURON_PROGRAM"
 """The variable by which the processes of a program are found again, wherever they are."""
+_LIMITS: Final = UpstreamLimits(pauses_s=(0.25, 1.0, 3.0), news_s=3.0)
+"""A program whose connection breaks has died, as a rule. On a busy host it takes a while until that is known."""
 _FIRST_LOOK_S: Final = 0.05
 _LONGEST_LOOK_S: Final = 1.0
 _PROBE_LIMIT_S: Final = 5.0
@@ -138,7 +141,7 @@ class ServerProcess(UpstreamEngine):
     """A running program."""
 
     def __init__(self, child: Child, launch: Launch) -> None:
-        super().__init__(model_id=launch.model_id, client=UpstreamClient(launch.address))
+        super().__init__(model_id=launch.model_id, client=UpstreamClient(launch.address, limits=_LIMITS))
         entry, health = launch.entry, launch.program.health
         self.pid: Final = child.pid
         self._facts: UpstreamFacts = launch.facts
@@ -163,6 +166,8 @@ class ServerProcess(UpstreamEngine):
         self._fatal: str | None = None  # why it had to be ended
         self._doubt = anyio.Event()
         self._received = 0
+        """The bytes of its answers that were no news, those to probes among them."""
+        self._sleeper: Final = None if entry.sleep is None else self._make_sleeper(entry.sleep)
 
     def __repr__(self) -> str:
         state = "dead" if self.death else "ready" if self._is_ready else "starting"
@@ -173,6 +178,11 @@ class ServerProcess(UpstreamEngine):
     @property
     def facts(self) -> UpstreamFacts:
         return self._facts
+
+    async def wake(self) -> None:
+        if self._sleeper is not None and (reason := await self._sleeper.wake()) is not None and self.death is None:
+            self._end_for(reason)
+            await self.wait_dead()
 
     def doubt(self) -> None:
         """A request could not reach it: ask at once whether it is well."""
@@ -242,7 +252,10 @@ class ServerProcess(UpstreamEngine):
         self._watchdog.begin_serving()
         self._is_ready = True
         self._settled.set()
-        await self._look_after()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._look_after)
+            if self._sleeper is not None:
+                tasks.start_soon(self._sleeper.watch)
 
     async def _until_ready(self) -> None:
         probe, pause_s = self._launch.program.ready, _FIRST_LOOK_S
@@ -296,13 +309,29 @@ class ServerProcess(UpstreamEngine):
     async def _look_at_usage(self) -> None:
         self.usage = await anyio.to_thread.run_sync(look_at_family, self.pid)
 
-    async def _ask(self, path: str, *, limit_s: float = _PROBE_LIMIT_S) -> int | None:
-        """The status of an answer to GET; None if there is none."""
+    def _make_sleeper(self, rules: SleepRules) -> Sleeper:
+        path, wake_path = self._launch.program.sleep_paths
+        return Sleeper(
+            after_s=rules.after_secs,
+            path=path,
+            wake_path=wake_path,
+            post=partial(self._ask, method="POST", body=b"{}", limit_s=self._launch.entry.stall_timeout_secs),
+            is_busy=lambda: bool(self.client.at_work),
+            fields={"model_id": self.model_id, "harness": self._launch.entry.name, "pid": self.pid},
+        )
+
+    async def _ask(
+        self, path: str, *, method: str = "GET", body: bytes = b"", limit_s: float = _PROBE_LIMIT_S
+    ) -> int | None:
+        """The status of an answer; None if there is none."""
         with suppress(Unreachable, ConnectionLost), anyio.move_on_after(limit_s):
-            exchange = await self.client.send("GET", path, silence_s=limit_s)
+            exchange = await self.client.send(method, path, body, silence_s=limit_s)
             async with exchange:
-                with suppress(ConnectionLost):
-                    await exchange.read_whole()
+                try:
+                    with suppress(ConnectionLost):
+                        await exchange.read_whole()
+                finally:
+                    self._received += exchange.received
                 return exchange.head.status
         return None
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from neuron_lib.backend import Backend, HarnessSetup
 from neuron_lib.harness import Harness
-from neuron_lib.remote.entry import RemoteEntry
+from neuron_lib.remote.entry import RemoteEntry, refuse_what_another_host_decides
 
 __all__ = ("REMOTE",)
 
@@ -15,4 +15,6 @@ def _make(entry: RemoteEntry, setup: HarnessSetup) -> Harness:
     return RemoteHarness(entry, environ=setup.environ)
 
 
-REMOTE: Final = Backend(name="remote", struct=RemoteEntry, has_many=True, make=_make)
+REMOTE: Final = Backend(
+    name="remote", struct=RemoteEntry, has_many=True, make=_make, check_spec=refuse_what_another_host_decides
+)

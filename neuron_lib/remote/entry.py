@@ -2,22 +2,26 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
 from neuron_lib.config import AdmissionConfig, HarnessEntry
 from neuron_lib.config.values import AnyPath, Endpoint, EnvName, PublicId, Scheme, keep_as_paths
+from neuron_lib.errors import LoadFailed
+from neuron_lib.types import ModelSpec, public_id
 from neuron_lib.types.context import Tokens
 from neuron_lib.upstream.address import UpstreamAddress
 
-__all__ = ("ApiName", "Health", "RemoteEntry", "RemoteModel")
+__all__ = ("ApiName", "Health", "RemoteEntry", "RemoteModel", "refuse_what_another_host_decides")
 
 ApiName: TypeAlias = Literal["auto", "neuron", "openai", "llama-server", "llama-cpp-python", "vllm", "sglang", "other"]
 _Capability: TypeAlias = Literal["text", "vision", "embeddings", "rerank"]
 _ModelName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1000)]
 _Limit: TypeAlias = Annotated[float, Meta(ge=0.1, le=86_400)]
+
+_WITHOUT_MEANING: Final = ("quant", "tensor_parallel", "devices")
 
 
 class Health(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,3 +91,11 @@ class RemoteEntry(HarnessEntry, frozen=True, kw_only=True, forbid_unknown_fields
     def address(self, *, model: str, token: str) -> UpstreamAddress:
         """Where the server is. `model` is its name for the model."""
         return UpstreamAddress(url=self.url.rstrip("/").removesuffix("/v1"), model=model, token=token)
+
+
+def refuse_what_another_host_decides(spec: ModelSpec) -> None:
+    """Raise `LoadFailed` for a spec that asks for files or devices."""
+    for name in _WITHOUT_MEANING:
+        if getattr(spec, name) is not None:
+            text = f"{name}: the model is at another host, which decides this"
+            raise LoadFailed(text, model_id=public_id(spec.model_id))

@@ -16,7 +16,7 @@ from neuron_lib.errors import LoadFailed
 from neuron_lib.harness import ProgressReporter
 from neuron_lib.logs import FieldLogger, get_logger
 from neuron_lib.remote.engine import RemoteEngine, has_listed, open_remote
-from neuron_lib.remote.entry import RemoteEntry, RemoteModel
+from neuron_lib.remote.entry import RemoteEntry, RemoteModel, refuse_what_another_host_decides
 from neuron_lib.supervision.restart_policy import RestartPolicy
 from neuron_lib.supervision.supervisor import supervise
 from neuron_lib.types import LoadProgress, LoadStage, ModelSpec, public_id
@@ -32,7 +32,6 @@ _MOST_KEY_BYTES: Final = 1 << 16
 _MOST_DEATHS: Final = 30
 """Within ten minutes. A server that answers, but refuses, is given up after six of them."""
 _LONGEST_PAUSE_S: Final = 15.0
-_WITHOUT_MEANING: Final = ("quant", "tensor_parallel", "devices")
 
 
 class RemoteHarness:
@@ -64,10 +63,7 @@ class RemoteHarness:
     async def open(
         self, spec: ModelSpec, *, model_id: str, report: ProgressReporter
     ) -> AsyncIterator[UpstreamModel[RemoteEngine]]:
-        for name in _WITHOUT_MEANING:
-            if getattr(spec, name) is not None:
-                text = f"{name}: the harness {self.name} is of the kind remote, where another host decides this"
-                raise LoadFailed(text, model_id=model_id)
+        refuse_what_another_host_decides(spec)
         report(LoadProgress(stage=LoadStage.RESOLVING))
         entry = self._entry
         stated = entry.models.get(model_id, RemoteModel())

@@ -68,6 +68,8 @@ class Exchange:
     def __init__(self, client: "UpstreamClient", connection: Connection, head: Head, *, until_s: float) -> None:
         """The whole answer has to be there at `until_s`, on the event loop's clock."""
         self.head: Final = head
+        self.received = 0
+        """Bytes of the body so far."""
         self._client = client
         self._connection = connection
         self._until_s = until_s
@@ -101,11 +103,13 @@ class Exchange:
             self._last_piece_s = -math.inf  # nothing is under way any more
             await self._connection.aclose()
             raise
+        else:
+            self._last_piece_s = -math.inf if piece is None else anyio.current_time()
         finally:
             self._is_waiting = False
         if piece is not None:
+            self.received += len(piece)
             self._client.received += len(piece)
-            self._last_piece_s = anyio.current_time()
         return piece
 
     async def read_whole(self, *, most_bytes: int = _REFUSAL_BYTES) -> bytes:

@@ -28,6 +28,9 @@ class UpstreamEngine(Engine):
     def at_work(self) -> frozenset[int]:
         return frozenset(self.client.at_work)
 
+    async def wake(self) -> None:
+        """A request is about to be sent: see that the server can answer it. May wait."""
+
     def doubt(self) -> None:
         """A request could not reach it, or broke off: look at once whether it still serves. Must not wait."""
 

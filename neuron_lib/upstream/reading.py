@@ -148,9 +148,14 @@ class ReplyReading:
         if self.is_done:
             return []
         self.is_done = True
-        if any(choice.reason is None for choice in self._choices):
+        if not self.is_whole:
             raise EngineFailed("the server's answer ended before the reply did")
         return self._finish()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every choice has said why it ended."""
+        return all(choice.reason is not None for choice in self._choices)
 
     def _opening(self, chunk: Chunk, events: list[EventBeforeEnd]) -> list[EventBeforeEnd]:
         """The start, at the first chunk that says anything about the reply."""

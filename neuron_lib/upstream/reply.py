@@ -208,6 +208,7 @@ class UpstreamReply(Generic[EngineT]):
         self._reading = self._new_reading()
         self._events.clear()
         engine.client.at_work.add(self._number)
+        await engine.wake()
         exchange = self._exchange = await engine.client.send(
             "POST", self._call.path, self._call.body, headers=self._headers()
         )
@@ -294,6 +295,8 @@ class UpstreamReply(Generic[EngineT]):
         except EventTooLong as error:
             raise EngineFailed(f"the server's answer is no stream of a reply: {error}") from error
         if piece is None:
+            if not (reading.is_done or reading.is_whole):  # a killed server ends an answer without a length so
+                raise ConnectionLost("the server's answer ended before the reply did")
             self._take(reading.end())
             return
         self._bytes += len(piece)

@@ -54,10 +54,14 @@ def _checks(config: Config, environ: Mapping[str, str], backends: Sequence[Backe
     stores = {name: model_store(each, models=config.models, environ=environ) for name, each in settings.items()}
     offered = _offered(config, backends)
     formats = _formats(config)
+    names = [entry.name for entry in config.harnesses]
+    for maker, table in harness_tables(config, names, backends):
+        name = table.name if maker.has_many else maker.name
+        yield f"harnesses[{names.index(name)}]", partial(maker.check_entry, table, environ)
     for index, spec in enumerate(config.default_models):
         place = f"default_models[{index}]"
         backend = offered.get(spec.harness or "")
-        yield f"{place}.harness", partial(_check_offered, spec, config, offered)
+        yield f"{place}.harness", partial(_check_offered, spec.harness, config, offered)
         if backend is None:
             continue
         if store := stores.get(backend.name):
@@ -65,6 +69,8 @@ def _checks(config: Config, environ: Mapping[str, str], backends: Sequence[Backe
             yield f"{place}.quant", partial(_check_quant, spec, store)
         yield f"{place}.devices", partial(backend.check_spec, spec)
     for index, entry in enumerate(config.models):
+        if entry.harness is not None:
+            yield f"models[{index}].harness", partial(_check_offered, entry.harness, config, offered)
         for store in stores.values():
             yield from _entry_checks(f"models[{index}]", entry, store, formats)
 
@@ -99,13 +105,13 @@ def _entry_checks(place: str, entry: ModelEntry, store: ModelStore, formats: tup
         yield f"{place}.chat_template", partial(_check_template, Path(entry.chat_template), model_id=entry.id)
 
 
-def _check_offered(spec: ModelSpec, config: Config, offered: Collection[str]) -> None:
+def _check_offered(name: str | None, config: Config, offered: Collection[str]) -> None:
     names = ", ".join(entry.name for entry in config.harnesses) or "none"
-    if spec.harness is None:
+    if name is None:
         if not offered:
             raise UnknownHarness(f"no harness is named; offered here: {names}")
-    elif spec.harness not in offered:
-        raise UnknownHarness(f"unknown harness {spec.harness!r}; offered here: {names}")
+    elif name not in offered:
+        raise UnknownHarness(f"unknown harness {name!r}; offered here: {names}")
 
 
 def _check_quant(spec: ModelSpec, store: ModelStore) -> None:

@@ -61,6 +61,7 @@ class Draft:
 
     _keys: dict[str, list[_Given]] = field(default_factory=dict)
     _models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _harnesses: list[dict[str, Any]] = field(default_factory=list)
     _defaults: list[str] = field(default_factory=list)
     _aliases: dict[str, str] = field(default_factory=dict)
     _roots: list[PurePosixPath] = field(default_factory=list)
@@ -93,6 +94,15 @@ class Draft:
         if (path := entry.get("path")) is not None:
             self._roots.append(PurePosixPath(path).parent)
         return True
+
+    def add_harness(self, entry: dict[str, Any]) -> None:
+        """Add an entry of `[[harnesses]]` that is valid."""
+        self._harnesses.append(entry)
+
+    @property
+    def harness_names(self) -> tuple[str, ...]:
+        """The names of these entries."""
+        return tuple(entry["name"] for entry in self._harnesses)
 
     def file_key(self, path: str, file: PurePosixPath) -> None:
         """Set a key of the host that names a file by its absolute path."""
@@ -143,6 +153,9 @@ class Draft:
             _put(config, f"{LLAMACPP}.local_roots", [str(root) for root in _outermost(self._roots)])
         if self._aliases:
             _put(config, "http.model_aliases", self._aliases)
+        if self._harnesses:
+            own = [{"name": "llamacpp"}] if any("harness" not in model for model in self._models.values()) else []
+            config["harnesses"] = [*own, *self._harnesses]
         if self._defaults:
             config["default_models"] = [self._default(model_id) for model_id in self._defaults]
         if self._models:

@@ -18,7 +18,7 @@ from neuron_service.migration.draft import LLAMACPP, Draft, public_id
 from neuron_service.migration.llama_server_options import OPTIONS, Key, Said, Special
 from neuron_service.migration.of_llamacpp import note_endless_reply, set_layers
 
-__all__ = ("translate_command", "translate_variable")
+__all__ = ("GPU_VARIABLES", "translate_command", "translate_variable")
 
 _LONGEST_REPOSITORY: Final = 200
 _REPOSITORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -27,7 +27,7 @@ _HUB_FILE: Final = re.compile(
     r"(?P<file>[^\s?]+)"
 )
 _GPU: Final = re.compile(r"(?:CUDA|ROCm|HIP|Vulkan|SYCL)(?P<index>\d{1,4})", re.IGNORECASE)
-_GPU_VARIABLES: Final = frozenset({"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"})
+GPU_VARIABLES: Final = frozenset({"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"})
 _LEVELS: Final[Mapping[str, str]] = MappingProxyType(
     {"0": "error", "1": "error", "2": "warning", "3": "info", "4": "debug", "5": "debug"}
 )
@@ -116,7 +116,7 @@ def translate_variable(variable: str, draft: Draft, *, what: str, model_id: str 
     name, _, value = variable.partition("=")
     shown = f"{what} {clip(name)}"
     indices = [each.strip() for each in value.split(",") if each.strip()]
-    if name not in _GPU_VARIABLES:
+    if name not in GPU_VARIABLES:
         draft.note("lost", shown, "engines have the environment of the service")
     elif model_id is None or not all(re.fullmatch(r"\d{1,4}", each) for each in indices):
         draft.note("lost", shown, "name GPUs by their numbers, in `devices`")

@@ -1,19 +1,22 @@
-"""Translates the YAML file of llama-swap: its models, each with a command of `llama-server`, and who may run together.
+"""Translates the YAML file of llama-swap: its models, each with a command, and who may run together.
 
 llama-swap runs one model at a time unless groups say otherwise. A neuron keeps as many as fit into memory.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final
 
 from neuron_lib.shown import clip
-from neuron_service.migration.command_line import read_command
+from neuron_service.migration.command_line import OtherProgram, read_command
 from neuron_service.migration.draft import Draft, NoteKind
 from neuron_service.migration.llama_server import translate_command, translate_variable
+from neuron_service.migration.other_program import HANDLED as OF_PROGRAMS
+from neuron_service.migration.other_program import OF_A_PROGRAM, STANDING, translate_program
 
 __all__ = ("OF_A_MODEL", "OF_THE_HOST", "translate_llama_swap")
 
@@ -79,8 +82,8 @@ def translate_llama_swap(
     """Add the models of a file to a draft, and what the file says about the host.
 
     `folder` is where relative paths begin. `environ` has the variables that the file may use as `${env.NAME}`. Raises
-    ValueError for a text that is no file of llama-swap. A model whose command is not `llama-server` is named and left
-    out.
+    ValueError for a text that is no file of llama-swap. A model whose command is not `llama-server` gets a harness of
+    its own.
     """
     content = _read(text)
     draft.key("residency.on_demand", value=True, what="llama-swap")
@@ -168,31 +171,41 @@ def _translate_model(
     if not isinstance(model, dict) or not isinstance(model.get("cmd"), str):
         draft.note("lost", where, "it has no cmd, so there is nothing to serve")
         return None
-    known = {**macros, **_texts(model.get("macros")), "MODEL_ID": name, "PORT": "0"}
+    known = {**macros, **_texts(model.get("macros")), "MODEL_ID": name, **STANDING}
+    expand = partial(_expand, macros=known, environ=environ)
     try:
-        command = read_command(_expand(model["cmd"], known, environ))
+        command = read_command(expand(model["cmd"]))
+    except OtherProgram as found:
+        model_id = translate_program(name, model, found, draft, expand=expand)
+        if model_id is not None:
+            _translate_settings(model, draft, where, model_id, handled=OF_PROGRAMS, said={**OF_A_MODEL, **OF_A_PROGRAM})
+        return model_id
     except ValueError as error:
         draft.note("lost", f"{where}.cmd", str(error))
         return None
     model_id = translate_command(command, draft, where=where, name=name, folder=folder, listens=False)
     if model_id is not None:
-        _translate_settings({str(each): value for each, value in model.items()}, draft, where, model_id)
+        _translate_settings(model, draft, where, model_id, handled=_HANDLED_OF_A_MODEL, said=OF_A_MODEL)
+        for variable in _list(model.get("env")):
+            translate_variable(str(variable), draft, what=f"{where}.env:", model_id=model_id)
     return model_id
 
 
-def _translate_settings(model: Mapping[str, Any], draft: Draft, where: str, model_id: str) -> None:
-    for name in model:
-        if name in OF_A_MODEL:
-            draft.note(OF_A_MODEL[name][0], f"{where}.{name}", OF_A_MODEL[name][1])
-        elif name not in _HANDLED_OF_A_MODEL:
+def _translate_settings(
+    model: Mapping[str, Any], draft: Draft, where: str, model_id: str, *, handled: Collection[str], said: _Said
+) -> None:
+    for name in map(str, model):
+        if name in handled:
+            continue
+        if name in said:
+            draft.note(said[name][0], f"{where}.{name}", said[name][1])
+        else:
             draft.note("lost", f"{where}.{clip(name)}", "this translation does not know the key")
     for alias in _list(model.get("aliases")):
         draft.alias(str(alias), model_id, what=f"{where}.aliases: {clip(str(alias))}")
     ttl = model.get("ttl")
     if ttl is not None and ttl != -1:
         draft.model_key(model_id, "idle_ttl_secs", ttl, what=f"{where}.ttl: {clip(str(ttl))}")
-    for variable in _list(model.get("env")):
-        translate_variable(str(variable), draft, what=f"{where}.env:", model_id=model_id)
     filters = model.get("filters")
     for name in filters if isinstance(filters, dict) else ():
         text = "requests are served as they are; `[harness.llamacpp.sampling]` has what a request leaves open"

@@ -1,7 +1,7 @@
 """A program that serves an OpenAI-style API and misbehaves as it is told: `fake_program.py --port N [--mode MODE]`.
 
-It loads nothing. A reply has a word for each word of the last message. The first word of the message may be a mode of
-its own: see `speak`. The key that requests must have is in the variable FAKE_KEY.
+It loads nothing. A reply has a word for each word of the last message. One of the words may be a mode of the reply: see
+`speak`. The key that requests must have is in the variable FAKE_KEY.
 """
 
 import argparse
@@ -24,6 +24,7 @@ FOR_EVER_S = 3600
 HANGS = threading.Event()
 """From then on nothing is answered, not even the health probe."""
 ASLEEP = threading.Event()
+MODES = {"die-first", "die-once", "wait", "slowly", "segv", "kill", "exit", "hang", "stall", "garbage", "cut"}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -56,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
             ASLEEP.clear()
             say("awake")
             self.answer(200, {})
+        elif not self.path.startswith("/v1/"):
+            self.answer(404, {})
         elif ASLEEP.is_set():
             self.answer(503, {"error": {"message": "asleep"}})
         else:
@@ -72,12 +75,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def speak(self, request: Any) -> None:
         words = request["messages"][-1]["content"].split()
-        mode = words[0] if words else ""
-        if mode == "die-first":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if mode == "die-once" and not Path(words[1]).exists():
-            Path(words[1]).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+        mode = next((word for word in words if word in MODES), "")
+        flag = Path(words[-1]) if mode == "die-once" else None
+        if mode == "die-first" or (flag is not None and not flag.exists()):
+            if flag is not None:
+                flag.touch()
+            self.misbehave("kill")
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
@@ -97,10 +100,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def misbehave(self, mode: str) -> None:
-        if mode in {"segv", "kill", "exit"}:
-            os.kill(os.getpid(), signal.SIGSEGV) if mode == "segv" else os._exit(0) if mode == "exit" else os.kill(
-                os.getpid(), signal.SIGKILL
-            )
+        if mode in {"segv", "kill"}:
+            os.kill(os.getpid(), signal.SIGSEGV if mode == "segv" else signal.SIGKILL)
+            time.sleep(FOR_EVER_S)  # the signal may be for another thread
+        elif mode == "exit":
+            os._exit(0)
         elif mode == "hang":
             HANGS.set()
             time.sleep(FOR_EVER_S)

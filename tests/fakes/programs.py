@@ -9,7 +9,7 @@ from neuron_lib.process.harness import ProcessHarness
 from neuron_lib.supervision.restart_policy import RestartPolicy
 from neuron_lib.types import Chat, ModelSpec
 
-__all__ = ("MODEL_ID", "ON_PORT", "ON_SOCKET", "PROGRAM", "SPEC", "chat", "fake_entry", "fake_harness")
+__all__ = ("MODEL_ID", "ON_PORT", "ON_SOCKET", "PROGRAM", "SPEC", "chat", "fake_entry", "fake_harness", "is_gone")
 
 PROGRAM = Path(__file__).with_name("fake_program.py")
 MODEL_ID = "org/fake"
@@ -42,3 +42,11 @@ def fake_harness(*args: str, **keys: Any) -> ProcessHarness:
 def chat(content: str = "one two three", **more: Any) -> Chat:
     """A request whose reply is its own words."""
     return Chat(model_id=MODEL_ID, messages=({"role": "user", "content": content},), **more)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether no such process runs. One whose parent has not looked yet has ended."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True

@@ -33,8 +33,8 @@ LONG_TEXT = 12
 
 LOAD_BEGINS = re.compile(r"loading model: resolving .*model_id=(\S+)")
 LOAD_ENDS = re.compile(
-    r"(?:engine ready|load cancelled:|a load failed|failed to load default model|source of default model unavailable"
-    r"|path=/models/load ).*model_id=(\S+)"
+    r"(?:engine ready|program serves|load cancelled:|a load failed|failed to load default model"
+    r"|source of default model unavailable|path=/models/load ).*model_id=(\S+)"
 )
 
 BAD_REQUESTS: dict[str, tuple[str, bytes]] = {

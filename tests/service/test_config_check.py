@@ -28,6 +28,9 @@ OTHER_QUANT = (
 )
 BAD_TEMPLATE = '[[models]]\nid = "a/b"\nchat_template = "{here}/neuron.toml" # {% for %}'
 NO_PACKAGE = '[[models]]\nid = "a/b"\npackage = "no_such_package/x.gguf"'
+PROGRAM = '[[harnesses]]\nname = "mine"\nkind = "process"\ncommand = ["{program}", "{socket}"]\n'
+NO_PROGRAM = PROGRAM.replace("{program}", "/nowhere/serve")
+OTHER_NAME = PROGRAM.replace("{program}", "/bin/sh") + '[[models]]\nid = "a/b"\nharness = "yours"'
 NO_TEMPLATE = '[[models]]\nid = "a/b"\nchat_template = "{here}/absent.jinja"'
 
 FAULTS = [
@@ -49,6 +52,8 @@ FAULTS = [
         '[[models]]\nid = "a/b"\ntool_format = "hermez"',
         "`models[0].tool_format`: there is no tool format 'hermez'; there",
     ),
+    (NO_PROGRAM, "`harnesses[0]`: there is no program /nowhere/serve: install it, or say where it is in `command`"),
+    (OTHER_NAME, "`models[0].harness`: unknown harness 'yours'; offered here: mine"),
     (NO_TEMPLATE, "`models[0].chat_template`: the `chat_template` of 'a/b' cannot be read: {here}/absent.jinja"),
 ]
 STOPS = [
@@ -133,6 +138,39 @@ def test_a_configuration_that_can_work_is_valid(config: Path, capsys: pytest.Cap
         endpoint = "https://hub.example.org"
     """
     for name in ("a-00001-of-00002.gguf", "a-00002-of-00002.gguf", "a.jinja"):
+        (config.parent / name).touch()
+    assert check(config, text) == 0
+    assert capsys.readouterr() == ("configuration is valid\n", "")
+
+
+def test_models_of_a_program_are_checked_as_the_program_will_get_them(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """
+        [[harnesses]]
+        name = "llamacpp"
+        [[harnesses]]
+        name = "mine"
+        kind = "process"
+        command = ["sh", "{socket}", "{path}"]
+        formats = ["safetensors", "file"]
+        [[default_models]]
+        model_id = "a/folder"
+        harness = "mine"
+        [[default_models]]
+        model_id = "a/unnamed"
+        [[models]]
+        id = "a/folder"
+        path = "{here}/folder"
+        [[models]]
+        id = "a/whisper"
+        path = "{here}/ggml-tiny.bin"
+        harness = "mine"
+        [harness.llamacpp]
+        local_roots = ["{here}"]
+    """
+    for name in ("folder/config.json", "folder/model.safetensors", "ggml-tiny.bin"):
+        (config.parent / name).parent.mkdir(exist_ok=True)
         (config.parent / name).touch()
     assert check(config, text) == 0
     assert capsys.readouterr() == ("configuration is valid\n", "")

@@ -25,6 +25,7 @@ __all__ = (
     "COMMAND",
     "MODELS",
     "Daemon",
+    "accepts",
     "black_hole",
     "chat",
     "eventually",

@@ -65,10 +65,10 @@ _PARAMETERS: Final[Mapping[str, tuple[str, str]]] = {
 }
 _OF_LLAMA_SWAP: Final[tuple[_Row, ...]] = (
     ("models", "`models`", "with `residency.on_demand`. Each name becomes an alias"),
-    ("models.*.cmd", "as above", "the options of `llama-server`. Models of other programs are left out"),
+    ("models.*.cmd", "as above", "the options of `llama-server`. For another program it is the `command` of a harness"),
     ("models.*.aliases", "`http.model_aliases`", ""),
     ("models.*.ttl", "`models.idle_ttl_secs`", ""),
-    ("models.*.env", "`models.devices`", "of `CUDA_VISIBLE_DEVICES` and its relatives; other variables: no"),
+    ("models.*.env", "`models.devices`", "of `CUDA_VISIBLE_DEVICES` and its relatives; others for other programs only"),
     ("models.*.filters", "no", "requests are served as they are"),
     ("macros", "by itself", "they are replaced"),
     ("globalTTL", "`residency.idle_ttl_secs`", ""),

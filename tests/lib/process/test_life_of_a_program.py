@@ -30,7 +30,7 @@ from neuron_lib.process.server_process import ServerProcess
 from neuron_lib.testing.harness_contract import CHECKS, Check, Subject
 from neuron_lib.types import Finished, ModelSpec, ModelStatus, TextDelta
 from neuron_lib.upstream.model import UpstreamModel
-from tests.fakes.programs import MODEL_ID, ON_PORT, PROGRAM, SPEC, chat, fake_harness
+from tests.fakes.programs import MODEL_ID, ON_PORT, PROGRAM, SPEC, chat, fake_harness, is_gone
 from tests.patience import PATIENCE_S, slowness
 
 pytestmark = [pytest.mark.anyio, pytest.mark.process]
@@ -67,14 +67,6 @@ async def recovered(model: UpstreamModel[ServerProcess], restarts: int = 1) -> N
 def pid_of(model: UpstreamModel[ServerProcess]) -> int:
     pid: int = model._supervisor.latest.pid
     return pid
-
-
-def is_gone(pid: int) -> bool:
-    """Whether no such process runs. One whose parent has not looked yet has ended."""
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return True
 
 
 # ------------------------------------------------------------------------------------------------------- it keeps rules

@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from neuron_lib.config import Config, load_config
-from neuron_lib.errors import ConfigError
+from neuron_lib.errors import ConfigError, LoadFailed
 from neuron_lib.remote.backend import REMOTE
 from neuron_lib.remote.entry import ApiName, RemoteEntry
+from neuron_lib.types import ModelSpec
 from neuron_lib.upstream.api import APIS
 
 
@@ -80,3 +81,9 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, expected: str) -> Non
 def test_an_entry_needs_a_name_and_an_address_only() -> None:
     made = msgspec.convert({"name": "gpu2", "kind": "remote", "url": "http://gpu2"}, RemoteEntry)
     assert (made.api, made.models, made.health.interval_secs) == ("auto", {}, 10.0)
+
+
+def test_a_model_of_another_host_has_no_devices_here() -> None:
+    with pytest.raises(LoadFailed, match="devices: the model is at another host, which decides this"):
+        REMOTE.check_spec(ModelSpec(model_id="org/model", harness="gpu2", devices=(0,)))
+    REMOTE.check_spec(ModelSpec(model_id="org/model", harness="gpu2"))

@@ -406,6 +406,16 @@ async def test_a_reply_that_had_begun_is_lost_with_its_server_and_one_that_had_n
         assert len([path for path in server.paths if path.startswith("POST")]) == 3
 
 
+async def test_an_answer_without_a_length_that_ends_too_early_is_one_of_a_lost_server() -> None:
+    async def begins(stream: ByteStream, _request: bytes) -> None:
+        await stream.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n" + BEGUN)
+        server.kill()
+
+    async with remote_server(chat=begins) as server, opened(harness(server.port, health=OFTEN)) as model:
+        with pytest.raises(EngineDead, match="is lost: no connection"):
+            await said(model)
+
+
 async def test_a_key_that_was_exchanged_is_read_again_when_the_old_one_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("old-secret")
@@ -430,6 +440,32 @@ async def test_a_key_that_was_exchanged_is_read_again_when_the_old_one_is_refuse
             file.write_text("new-secret")
             await until(model, ModelStatus.LOADED)
             assert await said(model) == "Hello"
+
+
+async def test_a_request_is_not_suspected_because_its_server_unloads_the_model_again_and_again() -> None:
+    came: list[bytes] = []
+
+    async def unloads(stream: ByteStream, request: bytes) -> None:
+        came.append(request)
+        if len(came) == 3:
+            await stream.send(sse(HELLO, END))
+            return
+        server.answers["/v1/models"] = listed()
+        await stream.receive()
+
+    async with remote_server(chat=unloads) as server, opened(harness(server.port, health=OFTEN)) as model:
+
+        async def load_again() -> None:
+            while True:
+                await until(model, ModelStatus.RECOVERING)
+                server.answers["/v1/models"] = listed("org/model")
+                await until(model, ModelStatus.LOADED)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(load_again)
+            assert await said(model) == "Hello"
+            tasks.cancel_scope.cancel()
+        assert (len(came), model.load().engine_restarts) == (3, 2)
 
 
 async def test_a_server_that_has_the_model_no_more_is_given_up_in_the_end() -> None:

@@ -16,11 +16,13 @@ from neuron_lib.errors import (
     Overloaded,
     OverloadReason,
     PromptTooLong,
+    RequestLoop,
     ShuttingDown,
     SuspectRequest,
     TemplateFailed,
     TooLargeForKv,
     UnsupportedCapability,
+    UpstreamRefused,
     WrongModality,
 )
 from neuron_lib.wire.bodies import MalformedJson, UnsupportedMediaType
@@ -82,6 +84,9 @@ def body(error: ErrorAnswer) -> Any:
         (ModelNotLoaded("a/b"), 404, INVALID, "model_not_found", None),
         (ModelLoading("a/b", "x", stage="loading", retry_after_s=42), 503, API, "model_loading", "42"),
         (overloaded(OverloadReason.QUEUE_FULL), 503, RATE, "rate_limit_exceeded", "18"),
+        (overloaded(OverloadReason.UPSTREAM), 503, RATE, "rate_limit_exceeded", "18"),
+        (UpstreamRefused("x", status=401), 502, API, "upstream_refused", None),
+        (RequestLoop(5), 508, API, "request_loop", None),
         (overloaded(OverloadReason.WAIT_EXPIRED), 503, RATE, "rate_limit_exceeded", "18"),
         (overloaded(OverloadReason.ANONYMOUS_YIELD), 503, RATE, "rate_limit_exceeded", "18"),
         (overloaded(OverloadReason.PRINCIPAL_CAP), 429, RATE, "rate_limit_exceeded", "18"),

@@ -27,7 +27,7 @@ context = 8192
 [[harnesses]]
 name = "ears"
 kind = "process"
-command = ["/no/such/ears", "{{path}}", "{{port}}"]
+command = ["{here}/ears", "{{path}}", "{{port}}"]
 formats = ["file"]
 capabilities = []
 [harnesses.models."acme/ears"]
@@ -66,6 +66,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("sys.stdin", io.StringIO())
     text = CONFIG.format(here=tmp_path, python=sys.executable, program=PROGRAM)
     (tmp_path / "neuron.toml").write_text(text)
+    for program in ("ears", "vllm"):
+        (tmp_path / program).touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     (tmp_path / "ears.bin").write_bytes(b"not a GGUF")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "config.json").write_text("{}")
@@ -128,7 +131,7 @@ def test_the_files_of_another_program_are_shown_as_they_are(capsys: pytest.Captu
     assert run("show", "acme/ears") == 0
     shown = {name: value.strip() for name, value in pairs(capsys.readouterr().out).items()}
     assert shown["file"] == f"{here}/ears.bin"
-    assert shown["program"] == "/no/such/ears"
+    assert shown["program"] == str(here / "ears")
     assert shown["can do"] == "nothing that this service offers"
     assert shown["counts as"] == "524 MB on cpu and 1.0 GB on gpu0"
     assert "chat template" not in shown

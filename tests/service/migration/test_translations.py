@@ -1,10 +1,12 @@
 """What the files of other servers become. Everything here is pure: no file is read."""
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 import pytest
 
+from neuron_lib.config import load_config
+from neuron_service.backends import BACKENDS
 from neuron_service.cli.commands.import_config import Format
 from neuron_service.cli.import_config import ImportFormat, as_file, translate
 from neuron_service.migration import Command, Draft, NoteKind, Translation, translate_command
@@ -391,7 +393,7 @@ def test_what_llama_swap_has_beyond_that_is_named() -> None:
         ("models: {}", "no `models`"),
         ("- a", "no `models`"),
         ("models: [", "no YAML in line 1"),
-        ("models: {a: {cmd: docker run x}}", "runs docker"),
+        ("models: {a: {cmd: docker run x}}", "nowhere on which port"),
         ("models: {a: {cmd: '${a}'}}\nmacros: {a: '${b}', b: '${a}'}", "never end"),
         ("models: {a: {cmd: '${env.GONE} x'}}", "not set"),
         ("models: {a: {cmd: 'llama-server \"'}}", "cannot be read"),
@@ -416,6 +418,97 @@ def test_a_key_of_the_host_that_two_models_want_differently_is_the_first_ones() 
     translated = llama_swap(text)
     assert translated.config["harness"]["llamacpp"]["threads"] == 4
     assert noted(translated, "lost") == ["models.b: -t 8"]
+
+
+PROGRAMS = """
+startPort: 5800
+models:
+  "qwen:vl":
+    cmd: |
+      vllm serve Qwen/Qwen3-VL-8B --port ${PORT} --limit-mm-per-prompt '{"image": 2}'
+    env: ["CUDA_VISIBLE_DEVICES=1", "VLLM_LOGGING_LEVEL=WARNING", "1=x"]
+    concurrencyLimit: 12
+    capabilities: {in: [text, image], out: [text]}
+  boxed:
+    cmd: docker run --rm --name ${MODEL_ID} -p ${PORT}:8000 ghcr.io/x/server --host 0.0.0.0
+    cmdStop: docker stop ${MODEL_ID} --pid ${PID}
+    checkEndpoint: /ready
+    useModelName: inner
+    aliases: [box]
+    ttl: 30
+  fixed: {cmd: /opt/tts --listen 127.0.0.1:9503 --rate 95030, proxy: "http://127.0.0.1:9503", checkEndpoint: none}
+  nowhere: {cmd: /opt/tts}
+  Qwen VL: {cmd: "X=1 python3 -m sglang.launch_server --port ${PORT} --model-path a/b"}
+  own: {cmd: llama-server -m /own.gguf -c 1}
+hooks: {on_startup: {preload: [boxed]}}
+"""
+
+
+def test_a_model_that_another_program_serves_gets_a_harness_of_its_own() -> None:
+    translated = llama_swap(PROGRAMS)
+    config = translated.config
+    assert config["harnesses"] == [
+        {"name": "llamacpp"},
+        {
+            "name": "qwen-vl",
+            "kind": "process",
+            "command": [
+                *("vllm", "serve", "Qwen/Qwen3-VL-8B", "--port", "{port}"),
+                *("--limit-mm-per-prompt", '{{"image": 2}}', "--host", "127.0.0.1"),
+            ],
+            "preset": "vllm",
+            "model_name": "qwen:vl",
+            "admission": {"max_in_flight": 12},
+            "env": {"VLLM_LOGGING_LEVEL": "WARNING"},
+        },
+        {
+            "name": "boxed",
+            "kind": "process",
+            "command": [
+                *("docker", "run", "--rm", "--name", "boxed", "-p", "127.0.0.1:{port}:8000"),
+                *("ghcr.io/x/server", "--host", "0.0.0.0"),  # noqa: S104 - inside of the container
+            ],
+            "model_name": "inner",
+            "ready": {"path": "/ready"},
+            "health": {"path": "/ready"},
+            "stop": {"command": ["docker", "stop", "boxed", "--pid", "{pid}"]},
+        },
+        {
+            "name": "fixed",
+            "kind": "process",
+            "command": ["/opt/tts", "--listen", "127.0.0.1:{port}", "--rate", "95030"],
+            "model_name": "fixed",
+        },
+        {
+            "name": "qwen-vl-2",
+            "kind": "process",
+            "command": ["python3", "-m", "sglang.launch_server", "--port", "{port}", "--model-path", "a/b"],
+            "preset": "sglang",
+            "model_name": "Qwen VL",
+            "env": {"X": "1"},
+        },
+    ]
+    assert config["models"][:2] == [
+        {"id": "local/qwen-vl", "harness": "qwen-vl", "devices": [1]},
+        {"id": "local/boxed", "harness": "boxed", "idle_ttl_secs": 30.0},
+    ]
+    assert config["models"][-1] == {"id": "local/own", "path": "/own.gguf", "n_ctx": 1}
+    assert config["default_models"] == [{"model_id": "local/boxed"}]
+    assert config["http"]["model_aliases"]["box"] == config["http"]["model_aliases"]["boxed"] == "local/boxed"
+    assert noted(translated, "lost") == [
+        "models.qwen:vl.env: 1",
+        "models.qwen:vl.capabilities",
+        "models.nowhere.cmd",
+    ]
+
+
+def test_a_file_with_other_programs_alone_becomes_a_configuration_that_a_start_takes(tmp_path: Path) -> None:
+    text = "models: {a: {cmd: 'serve --port ${PORT}'}}"
+    file = tmp_path / "neuron.toml"
+    file.write_text(as_file(llama_swap(text), format_="llama-swap", files=["config.yaml"]))
+    config = load_config(file, {}, sections=BACKENDS, strict=True)
+    assert [entry.name for entry in config.harnesses] == ["a"]
+    assert "\0" not in file.read_text()
 
 
 # --------------------------------------------------------------------------------------------------- the result
