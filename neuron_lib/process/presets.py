@@ -12,15 +12,9 @@ from typing import Final
 from msgspec import Struct
 
 from neuron_lib.process.entry import Format, PresetName
-from neuron_lib.upstream.api import LLAMA_SERVER, OPENAI, UpstreamApi
+from neuron_lib.upstream.api import LLAMA_CPP_PYTHON, LLAMA_SERVER, OPENAI, SGLANG, VLLM, UpstreamApi
 
 __all__ = ("PRESETS", "UNKNOWN", "Preset")
-
-_GPU_SAMPLING: Final = {
-    **OPENAI.sampling,
-    **{name: name for name in ("top_k", "min_p", "repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos")},
-}
-"""What vLLM and SGLang know."""
 
 
 class Preset(Struct, frozen=True, kw_only=True):
@@ -81,19 +75,7 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
             # The list of models waits for the request that runs. This page does not.
             ready_path="/openapi.json",
             health_path="/openapi.json",
-            api=UpstreamApi(
-                name="llama-cpp-python",
-                sampling={
-                    **OPENAI.sampling,
-                    **{name: name for name in ("top_k", "min_p")},
-                    "repetition_penalty": "repeat_penalty",
-                },
-                max_tokens="max_tokens",
-                reasoning_effort=False,
-                several_prompts=False,
-                token_prompts=False,
-                choices=False,
-            ),
+            api=LLAMA_CPP_PYTHON,
             max_in_flight=1,
             modules=("llama_cpp", "fastapi", "pydantic_settings", "sse_starlette", "starlette_context", "uvicorn"),
             packages="llama-cpp-python[server]",
@@ -112,15 +94,7 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
             pass_prefixes=("VLLM_", "TORCH_", "TRITON_", "NCCL_"),
             sleep_args=("--enable-sleep-mode",),
             sleep_env={"VLLM_SERVER_DEV_MODE": "1"},
-            api=UpstreamApi(
-                name="vllm",
-                sampling=_GPU_SAMPLING,
-                max_tokens="max_tokens",
-                grammars={"regex": "structured_outputs.regex"},
-                template_kwargs="chat_template_kwargs",
-                schema_in_completions=True,
-                suffix=False,
-            ),
+            api=VLLM,
             max_in_flight=64,
         ),
         "sglang": Preset(
@@ -139,14 +113,7 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
             packages="sglang[all]",
             sleep_args=("--enable-memory-saver",),
             sleep_paths=("/release_memory_occupation", "/resume_memory_occupation"),
-            api=UpstreamApi(
-                name="sglang",
-                sampling=_GPU_SAMPLING,
-                max_tokens="max_tokens",
-                grammars={"regex": "regex"},
-                template_kwargs="chat_template_kwargs",
-                suffix=False,
-            ),
+            api=SGLANG,
             max_in_flight=64,
         ),
         "tabbyapi": Preset(

@@ -336,8 +336,9 @@ class ServerProcess(UpstreamEngine):
         return None
 
     def _epitaph(self) -> str:
+        """Why the program has ended. What it wrote once it served may have words of requests: only the log has it."""
         ended = self._fatal or describe_exit(self._child.returncode)
-        words = self._log.tail
+        words = "" if self._is_ready else self._log.tail
         if self._budget.dropped:
             logger.warning(
                 "the program wrote more than a log can bear",

@@ -32,8 +32,8 @@ class Sleeper:
         is_busy: Callable[[], bool],
         fields: Mapping[str, Any],
     ) -> None:
-        """`post` sends POST of a path, and returns the status of the answer, None if there is none. `is_busy` says
-        whether the program has requests. `fields` are those of the log.
+        """`post` sends POST of a path, and returns the status of the answer, None if there is none within its limit.
+        `is_busy` says whether the program has requests. `fields` are those of the log.
         """
         self._after_s: Final = after_s
         self._path: Final = path
@@ -75,7 +75,8 @@ class Sleeper:
         async with self._lock:
             if not self._is_asleep:
                 return None
-            status = await self._post(self._wake_path)
+            with anyio.CancelScope(shield=True):  # a client that leaves must not leave it half awake; `post` is bounded
+                status = await self._post(self._wake_path)
             if status not in _DONE:
                 answer = "with nothing" if status is None else f"with {status}"
                 return f"it does not wake up: it answered POST {self._wake_path} {answer}"

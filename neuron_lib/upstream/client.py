@@ -68,7 +68,7 @@ class Exchange:
     def __init__(self, client: "UpstreamClient", connection: Connection, head: Head, *, until_s: float) -> None:
         """The whole answer has to be there at `until_s`, on the event loop's clock."""
         self.head: Final = head
-        self.received = 0
+        self.received: int = 0
         """Bytes of the body so far."""
         self._client = client
         self._connection = connection
@@ -154,7 +154,7 @@ class UpstreamClient:
         self.address: Final = address
         self.limits: Final = limits or UpstreamLimits()
         self.at_work: Final[set[int]] = set()
-        self.received = 0
+        self.received: int = 0
         self._tls: Final = tls
         self._idle: Final[deque[tuple[float, Connection]]] = deque()
         self._exchanges: Final[set[Exchange]] = set()

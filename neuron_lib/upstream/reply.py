@@ -378,13 +378,13 @@ class UpstreamReply(Generic[EngineT]):
 
     async def _let_go(self) -> None:
         """Hang up, and free what is held for the request."""
-        may_be_at_work = self._exchange is not None and self._finished is None
         try:
             await self._close_exchange()
         finally:
             if self._engine is not None:
                 self._engine.client.at_work.discard(self._number)
-            self._quarantine.leave(self._number, may_be_at_work=may_be_at_work)
+            # Whether a server still works on a request that was hung up is not known, so it cannot be blamed later.
+            self._quarantine.leave(self._number, may_be_at_work=False)
             self._held.close()
 
     @property

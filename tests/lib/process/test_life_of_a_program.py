@@ -117,13 +117,13 @@ async def test_a_program_that_ends_at_once_has_its_last_words_in_the_error(mode:
 
 @pytest.mark.parametrize("mode", ["talks", "computes"])
 async def test_a_start_may_take_any_time_as_long_as_the_program_writes_or_computes(mode: str) -> None:
-    async with opened(mode=mode, stall_timeout_secs=max(1.0, slowness())) as model:
+    async with opened(mode=mode, stall_timeout_secs=2 * slowness()) as model:
         assert await answer(model) == "one two three"
 
 
 async def test_a_start_without_any_sign_of_work_is_ended() -> None:
-    text = await failure(mode="stuck", stall_timeout_secs=1)
-    assert "no progress for 1 s (fake program begins)" in text
+    text = await failure(mode="stuck", stall_timeout_secs=2)
+    assert "no progress for 2 s (fake program begins)" in text
 
 
 async def test_a_start_can_have_a_limit_of_its_own() -> None:
@@ -181,13 +181,15 @@ async def test_a_program_that_wants_another_key_refuses_requests_and_goes_on() -
 
 
 @pytest.mark.both_loops
-@pytest.mark.parametrize(("mode", "reason"), [("segv", "SIGSEGV"), ("kill", "SIGKILL"), ("exit", "exit status 0")])
+@pytest.mark.parametrize(
+    ("mode", "reason"), [("segv", "killed by SIGSEGV"), ("kill", "killed by SIGKILL"), ("exit", "exit status 0")]
+)
 async def test_a_program_that_dies_in_mid_reply_ends_that_reply_and_comes_back(mode: str, reason: str) -> None:
     async with opened() as model:
         with pytest.raises(EngineDead, match=reason):
             await answer(model, mode)
         await recovered(model)
-        assert reason in model.load().last_engine_death
+        assert model.load().last_engine_death == reason  # and none of its words, which may be those of a request
         assert await answer(model) == "one two three"
 
 
@@ -224,7 +226,7 @@ async def test_a_program_that_dies_at_each_start_is_given_up_with_the_reason(tmp
 
 @pytest.mark.both_loops
 async def test_a_program_that_hangs_is_found_by_its_health_and_replaced() -> None:
-    async with opened(health_limit_s=max(1.0, slowness())) as model:
+    async with opened(health_limit_s=2 * slowness()) as model:
         with pytest.raises(EngineDead, match="silent for"):
             await answer(model, "hang")
         await recovered(model)
@@ -232,14 +234,14 @@ async def test_a_program_that_hangs_is_found_by_its_health_and_replaced() -> Non
 
 
 async def test_a_program_that_is_stopped_is_found_by_its_health_and_replaced() -> None:
-    async with opened(health_limit_s=max(1.0, slowness())) as model:
+    async with opened(health_limit_s=2 * slowness()) as model:
         os.kill(pid_of(model), signal.SIGSTOP)
         await recovered(model)
         assert "silent for" in model.load().last_engine_death
 
 
 async def test_a_program_that_is_well_and_says_nothing_more_of_a_reply_is_found_by_its_progress() -> None:
-    async with opened(stall_timeout_secs=max(1.0, slowness())) as model:
+    async with opened(stall_timeout_secs=2 * slowness()) as model:
         with pytest.raises(EngineDead, match="no progress for"):
             await answer(model, "stall")
         await recovered(model)
