@@ -12,14 +12,18 @@ __all__ = ("ProgressCallback", "init_backend", "lib", "native_function", "progre
 
 
 def _import_low_level() -> Any:
-    """llama_cpp's C functions. OpenMP may bind the thread that loads the library to a core; this is undone."""
+    """llama_cpp's C functions. OpenMP may bind the thread that loads the library to a core; this is undone.
+
+    An installation that is broken ends the process, which is an engine, with one line instead of a traceback.
+    """
     cpus = os.sched_getaffinity(0)
     try:
         from llama_cpp import llama_cpp  # noqa: PLC0415 - between two looks at the thread's affinity
-
-        return llama_cpp
+    except Exception as error:  # a package that looks for libraries as it likes raises what it likes
+        raise SystemExit(f"llama.cpp cannot be loaded: {type(error).__name__}: {error}") from error
     finally:
         os.sched_setaffinity(0, cpus)
+    return llama_cpp
 
 
 lib: Final[Any] = _import_low_level()

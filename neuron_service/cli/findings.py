@@ -163,7 +163,8 @@ def judge_binding(
     if isinstance(build, str):
         lacking = _LACKING_LIBRARY.search(build)
         fix = f"install the package of this system that has {lacking[1]}" if lacking else install
-        return _failed("binding", f"llama.cpp cannot be loaded: {build}", fix, os.EX_UNAVAILABLE)
+        told = build.removeprefix("llama.cpp cannot be loaded: ")  # a process that could say so itself
+        return _failed("binding", f"llama.cpp cannot be loaded: {told}", fix, os.EX_UNAVAILABLE)
     name = f"llama-cpp-python {build.binding_version}"
     if vendor is None or not wants_gpu:
         where = "this host has no GPU" if vendor is None else "the configuration has gpu_layers = 0"

@@ -1,4 +1,7 @@
 import ctypes
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from neuron_lib.llama.text_cuts import LONGEST_STRETCH
 from neuron_lib.llama.vocab import Vocab
 from neuron_lib.sampling.sampler import SamplerChain
 from neuron_lib.types import ContextParams, Sampling, SamplingParams
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.model
 
@@ -338,3 +342,17 @@ def test_penalties_are_those_of_llama_cpp(
     lib.llama_sampler_free(theirs)
     assert [mine for mine, _ in chosen] == [other for _, other in chosen]
     assert len({mine for mine, _ in chosen}) > 1
+
+
+def test_a_library_that_cannot_be_loaded_is_told_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import neuron_lib.llama.bindings"],
+        env={**os.environ, "LLAMA_CPP_LIB_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("llama.cpp cannot be loaded: FileNotFoundError: ")
