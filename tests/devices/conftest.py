@@ -1,6 +1,6 @@
 """Two RPC servers on the loopback interface, and what the demo model answers on the CPU alone.
 
-servers     two servers that live as long as the run; a test that ends one starts its own
+servers     two servers that live as long as the tests of a file, because others count the processes of a run; a test that ends one starts its own
 on_cpu      what the CPU answers to a request, asked once
 """
 
@@ -12,7 +12,7 @@ from neuron_lib.types import ChatRequest
 from tests.devices.servers import Server, harness_of, opened, reply_to, serving, spec
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def servers(process: None) -> Iterator[tuple[Server, Server]]:
     with serving() as first, serving() as second:
         yield first, second

@@ -69,7 +69,8 @@ def test_more_replies_than_there_are_seats_take_turns_and_come_in_order(client: 
     assert [choice.index for choice in completion.choices] == list(range(10))
     assert texts(completion)[::2] == texts(completion)[1::2]  # greedy choices of one prompt are the same
     assert completion.usage is not None
-    assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (5 * 9, 10 * 5)
+    assert completion.usage.prompt_tokens == 5 * 9
+    assert completion.usage.completion_tokens in range(10, 51, 2)  # a reply may end before its limit of 5
 
 
 def test_a_stream_has_the_text_of_the_whole_reply(client: openai.OpenAI) -> None:
