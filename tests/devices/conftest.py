@@ -1,6 +1,6 @@
 """Two RPC servers on the loopback interface, and what the demo model answers on the CPU alone.
 
-servers     two servers that live as long as the tests of a file, because others count the processes of a run; a test that
+servers     two servers that live as long as the tests of a file: others count the processes of a run. A test that
             ends one starts its own
 on_cpu      what the CPU answers to a request, asked once
 """
