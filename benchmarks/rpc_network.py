@@ -18,6 +18,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -204,7 +205,7 @@ def main() -> None:
         for number in range(count):
             measured: dict[Place, Measured] = {}
             for place in places:
-                found = anyio.run(lambda: measure(place, servers, options.model, salt=number, tokens=tokens))  # noqa: B023
+                found = anyio.run(partial(measure, place, servers, options.model, salt=number, tokens=tokens))
                 measured[place] = found
                 line = {"bench": "rpc_network", "round": number, "place": str(place), "servers": place.servers}
                 text = json.dumps(line | {"link": _link(place)} | found._asdict() | about)

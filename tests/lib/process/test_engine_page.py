@@ -29,7 +29,7 @@ def test_every_preset_has_a_row_that_is_true() -> None:
     rows = {row[0].strip("`"): row for row in cells("preset")}
     assert rows.keys() == PRESETS.keys()
     for name, (_, _, _, listens, key, seats) in rows.items():
-        program = Program.of(ProcessEntry(name="x", kind="process", preset=name))  # type: ignore[arg-type]
+        program = Program.of(ProcessEntry(name="x", kind="process", preset=name))  # type: ignore[arg-type] # any str
         texts = [*program.preset.command, *program.preset.env.values()]
         assert listens == ("Unix socket" if program.listens_on_socket else "port")
         assert key == ("yes" if "api_key" in names_in(texts) else "no")

@@ -54,7 +54,7 @@ def test_a_program_that_is_another_one_for_each_model_is_not_looked_for() -> Non
 
 
 def test_a_preset_in_this_services_python_names_the_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(presence.importlib.util, "find_spec", lambda name: None if name == "sglang" else object())  # type: ignore[attr-defined]
+    monkeypatch.setattr(presence.importlib.util, "find_spec", lambda name: None if name == "sglang" else object())  # type: ignore[attr-defined] # it imports it
     with pytest.raises(LoadFailed, match=r"needs the Python packages of sglang beside this service: .* sglang\[all\]"):
         require_program(entry(preset="sglang"), os.environ)
     require_program(entry(preset="llama-cpp-python"), os.environ)

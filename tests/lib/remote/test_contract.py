@@ -3,7 +3,6 @@
 One of them is a program of the tests with an API like OpenAI's, the other one the server of llama-cpp-python.
 """
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,8 +63,6 @@ def entry(
             with program("-S", str(PROGRAM), "--host", "127.0.0.1", "--port", str(port), port=port):
                 yield RemoteEntry(name="other", kind="remote", url=f"{url}/v1", models=models)
         case _:
-            if not all(map(importlib.util.find_spec, SERVER_PACKAGES)):
-                pytest.skip("llama-cpp-python[server] is not installed")
             yield from _llama_cpp_python(tmp_path_factory.mktemp("gguf") / "tiny.gguf", port)
 
 

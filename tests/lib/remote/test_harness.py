@@ -267,7 +267,7 @@ async def test_a_file_of_a_key_that_cannot_be_read_is_named(tmp_path: Path) -> N
         ("http://localhost.example.org", False),
     ],
 )
-def test_a_key_that_leaves_the_machine_without_encryption_is_warned_of(url: str, is_loopback: bool) -> None:  # noqa: FBT001
+def test_a_key_that_leaves_the_machine_without_encryption_is_warned_of(url: str, is_loopback: bool) -> None:  # noqa: FBT001 - a case
     assert _is_loopback(url) is is_loopback
 
 
@@ -430,7 +430,7 @@ async def test_a_key_that_was_exchanged_is_read_again_when_the_old_one_is_refuse
             await stream.send(listed("org/model") if is_list else sse(HELLO, END))
 
     seldom = Health(interval_secs=600)
-    async with remote_server(asks_for_the_key, chat=asks_for_the_key) as server:  # noqa: SIM117
+    async with remote_server(asks_for_the_key, chat=asks_for_the_key) as server:  # noqa: SIM117 - too long for a line
         async with opened(harness(server.port, health=seldom, api_key_file=file)) as model:
             assert await said(model) == "Hello"
             right = "new-secret"
