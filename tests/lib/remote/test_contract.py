@@ -25,7 +25,6 @@ from tests.system.daemon import accepts, eventually, free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_loops]
 
-SERVER_PACKAGES = ("fastapi", "sse_starlette", "starlette_context", "pydantic_settings", "uvicorn")
 """What `llama-cpp-python[server]` installs."""
 
 
