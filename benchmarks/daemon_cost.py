@@ -52,14 +52,15 @@ def running(checkout: Path, *, profile: Path | None) -> Iterator[int]:
         environ = {**os.environ, "PYTHONPATH": str(checkout)}
         with subprocess.Popen(command, cwd="/", env=environ) as process:
             try:
-                _wait_loaded(port)
+                wait_loaded(port)
                 yield port
             finally:
                 process.terminate()
                 process.wait(_LIMIT_S)
 
 
-def _wait_loaded(port: int) -> None:
+def wait_loaded(port: int) -> None:
+    """Wait until the daemon at this port is ready. Ends the program if that takes longer than a minute."""
     deadline_s = time.monotonic() + _LIMIT_S
     while time.monotonic() < deadline_s:
         try:

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import msgspec
 
+from benchmarks.daemon_cost import wait_loaded
 from benchmarks.first_answer import free_port
 from benchmarks.fleet_sim.fleet import Fleet, Plan, Retries
 from benchmarks.fleet_sim.measure import measured
@@ -86,25 +87,11 @@ admission.max_wait_secs = {admission.max_wait_secs}
         command += ["--log-level", "warning"]
         with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL) as process:
             try:
-                _wait_ready(port)
+                wait_loaded(port)
                 yield port
             finally:
                 process.terminate()
                 process.wait(_LIMIT_S)
-
-
-def _wait_ready(port: int) -> None:
-    deadline_s = time.monotonic() + _LIMIT_S
-    while time.monotonic() < deadline_s:
-        try:
-            connection = HTTPConnection("127.0.0.1", port, timeout=_LIMIT_S)
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass
-        time.sleep(0.1)
-    raise SystemExit("the daemon does not load its model")
 
 
 def ask(port: int, turn: Turn, *, number: int, began_s: float) -> Exchanged:
